@@ -43,7 +43,13 @@ def adapt(
 
 
 def meta_loss(
-    apply: Apply, params: PyTree, task: Task, inner_steps: int, inner_rate: float, first_order: bool, remat: bool = False
+    apply: Apply,
+    params: PyTree,
+    task: Task,
+    inner_steps: int,
+    inner_rate: float,
+    first_order: bool,
+    remat: bool = False,
 ) -> tuple[Array, Array]:
     """One task's query cross-entropy and accuracy after adapting to its support set."""
     adapted = adapt(
@@ -86,7 +92,9 @@ def _batch_gradient(apply, params, tasks, inner_steps, inner_rate, first_order, 
     return jax.tree.map(lambda leaf: leaf.mean(0), results)
 
 
-def learner(init: Callable, apply: Apply, inner_steps: int, inner_rate: float, first_order: bool, remat: bool = False):
+def learner(
+    init: Callable, apply: Apply, inner_steps: int, inner_rate: float, first_order: bool, remat: bool = False
+):
     """The MAML `Learner`: trained on batches of tasks, adapted by the same number of inner steps."""
 
     def gradient(params, tasks, key):

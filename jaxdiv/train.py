@@ -31,14 +31,15 @@ def train(
     folder: Path,
     checkpoint_every: int,
     progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-) -> PyTree:
-    """Train for `steps` outer steps of Adam and return the parameters; resume from `folder` where it has a checkpoint.
+) -> dict[str, float]:
+    """Train for `steps` outer steps of Adam and return the last one's metrics; resume from `folder` where it has a checkpoint.
 
     Every random draw is a function of `key` and the step, so a resumed run equals an undisturbed one bit for bit.
 
     Args:
       sample: key -> the batch that `learner.gradient` takes.
-      folder: gets Orbax checkpoints (parameters, optimizer, step) and `metrics.jsonl`, a line per step.
+      folder: gets Orbax checkpoints (parameters, optimizer, step), the last of which `load_params` reads, and
+        `metrics.jsonl`, a line per step.
       progress: called with the steps done and the last step's metrics.
     Raises:
       Diverged: a loss is not finite; the checkpoint before it is kept.
@@ -67,7 +68,7 @@ def train(
                 if save:
                     manager.save(step, args=ocp.args.StandardSave(state))
         manager.wait_until_finished()
-    return state["params"]
+    return json.loads(metrics_file.read_text().splitlines()[-1])
 
 
 def load_params(folder: Path, learner: Learner) -> PyTree:
@@ -124,5 +125,3 @@ def _drop_lines_after(file: Path, step: int) -> None:
     """Forget metrics of steps that a killed run logged after its last checkpoint."""
     if file.exists():
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:step]))
-
-

@@ -39,7 +39,13 @@ _META_DATASET_MEAN, _META_DATASET_STD = (0.5853, 0.5335, 0.4950), (0.2348, 0.226
 BASE_SETS = {
     # The study's own transform of Omniglot is 1 - x: strokes 1 on background 0. As a mean of 1 and a "std" of -1.
     "omniglot": BaseSet(
-        "Omniglot", "omniglot_png.zip", (1.0,) * 3, (-1.0,) * 3, sizes=(1100, 100, 423), gray=True, rotates=True
+        "Omniglot",
+        "omniglot_png.zip",
+        (1.0,) * 3,
+        (-1.0,) * 3,
+        sizes=(1100, 100, 423),
+        gray=True,
+        rotates=True,
     ),
     "mini_imagenet": BaseSet(
         "Mini-ImageNet",
@@ -132,7 +138,9 @@ def table(base: str, arrays: dict[str, np.ndarray], split: str) -> ImageTable:
     return make_table(by_class, names, mean, std, rotates=bool(facts and facts.rotates))
 
 
-def load_benchmark(name: str, split: str = "train", pixels: int = 84, settings: DataSettings | None = None) -> ImageTable:
+def load_benchmark(
+    name: str, split: str = "train", pixels: int = 84, settings: DataSettings | None = None
+) -> ImageTable:
     """A benchmark's split as an `ImageTable`, made anew from its archives.
 
     Raises:
@@ -161,11 +169,17 @@ def _read(base, pixels, settings, progress):
     expected = f"{facts.title} as {facts.archive}, a folder per class"
     path = archive(base, settings)
     images = folder.read_classes(path, expected, folder.decoder(pixels, facts.gray), progress)
-    split_of = _split_by_order(facts, images, path) if not facts.splits else _split_by_name(facts, images, path)
+    split_of = (
+        _split_by_order(facts, images, path) if not facts.splits else _split_by_name(facts, images, path)
+    )
     small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
     missing = [name for name in split_of if name not in images]
     if (missing or small) and not settings.partial:
-        what = f"lacks class {missing[0]!r}" if missing else f"has only {len(images[small[0]])} of class {small[0]!r}"
+        what = (
+            f"lacks class {missing[0]!r}"
+            if missing
+            else f"has only {len(images[small[0]])} of class {small[0]!r}"
+        )
         raise InputError(
             f"{path} {what} (and {len(missing) + len(small) - 1} more such): get the whole archive, or leave such "
             f"classes out by --config.data.partial=true"

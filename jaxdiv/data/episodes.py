@@ -70,9 +70,13 @@ def union(tables: list[ImageTable]) -> ImageTable:
     join = lambda name: np.concatenate([np.asarray(getattr(t, name)) for t in tables])
     return ImageTable(
         images=join("images"),
-        first=np.concatenate([t.first + row for t, row in zip(tables, rows[:-1], strict=True)]).astype(np.int32),
+        first=np.concatenate([t.first + row for t, row in zip(tables, rows[:-1], strict=True)]).astype(
+            np.int32
+        ),
         count=join("count"),
-        dataset=np.concatenate([t.dataset + s for t, s in zip(tables, sets[:-1], strict=True)]).astype(np.int32),
+        dataset=np.concatenate([t.dataset + s for t, s in zip(tables, sets[:-1], strict=True)]).astype(
+            np.int32
+        ),
         mean=join("mean"),
         std=join("std"),
         rotates=sum((t.rotates for t in tables), ()),
@@ -97,7 +101,9 @@ def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: in
 
 
 @partial(jax.jit, static_argnames=("ways", "shots", "queries", "tasks"))
-def sample_tasks(key: Array, table: ImageTable, ways: int = 5, shots: int = 5, queries: int = 15, tasks: int = 1) -> Task:
+def sample_tasks(
+    key: Array, table: ImageTable, ways: int = 5, shots: int = 5, queries: int = 15, tasks: int = 1
+) -> Task:
     """A batch of tasks: a data set uniformly, `ways` of its classes and `shots + queries` images of each, all without
     replacement; labels follow the random order of the classes."""
     return jax.vmap(lambda key: _sample_task(key, table, ways, shots, queries))(jax.random.split(key, tasks))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 LATENTS = 8
-WITHIN_CLASS = 0.3  # σ: the spread of a class's own images
+WITHIN_CLASS = 0.2  # σ: the spread of a class's own images
 PREFIX = "gauss-"
 
 
@@ -64,20 +64,19 @@ def _generate(key, spread, classes, images, pixels):
 
 
 def _image(key, centre, pixels):
-    for_latent, for_phase, for_noise = jax.random.split(key, 3)
-    z = centre + WITHIN_CLASS * jax.random.normal(for_latent, (LATENTS,))
-    return _render(z, jax.random.uniform(for_phase, maxval=2 * jnp.pi), for_noise, pixels)
+    for_latent, for_noise = jax.random.split(key)
+    image = _render(centre + WITHIN_CLASS * jax.random.normal(for_latent, (LATENTS,)), pixels)
+    noisy = image + 0.03 * jax.random.normal(for_noise, image.shape)
+    return jnp.round(255 * jnp.clip(noisy, 0, 1)).astype(jnp.uint8)
 
 
-def _render(z, phase, for_noise, pixels):
-    """A blob (colour z0-z2, place z3-z4, size z5) over a gray grating (direction z6, frequency z7) of any phase."""
+def _render(z, pixels):
+    """A blob (colour z0-z2, place z3-z4, size z5) over a gray grating (direction z6, frequency z7), in 0..1."""
     y, x = jnp.meshgrid(*2 * [(jnp.arange(pixels) + 0.5) / pixels - 0.5], indexing="ij")
     angle, frequency = jnp.pi / 4 + z[6], 3 * jnp.exp(0.5 * z[7])
-    wave = jnp.cos(2 * jnp.pi * frequency * (x * jnp.cos(angle) + y * jnp.sin(angle)) + phase)
+    wave = jnp.cos(2 * jnp.pi * frequency * (x * jnp.cos(angle) + y * jnp.sin(angle)))
     grating = 0.5 + 0.15 * wave[..., None]
     distance = jnp.hypot(x - 0.3 * jnp.tanh(z[3]), y - 0.3 * jnp.tanh(z[4]))
     radius = 0.25 * jnp.exp(0.5 * z[5])
     blob = jax.nn.sigmoid((radius - distance) * pixels / 2)[..., None]
-    image = grating * (1 - blob) + blob * (0.5 + 0.45 * jnp.tanh(z[:3]))
-    noisy = image + 0.03 * jax.random.normal(for_noise, image.shape)
-    return jnp.round(255 * jnp.clip(noisy, 0, 1)).astype(jnp.uint8)
+    return grating * (1 - blob) + blob * (0.5 + 0.45 * jnp.tanh(z[:3]))

@@ -123,7 +123,9 @@ def _conv_cpu(x, w, *, strides, pads, image, kernel):
 def _input_grad_cpu(dy, w, *, strides, pads, image, kernel):
     where = dict(strides=strides, pads=pads, image=image, kernel=kernel)
     if _tiny(**where):
-        out = [[jnp.zeros((dy.shape[0], w.shape[2]), dy.dtype) for _ in range(image[1])] for _ in range(image[0])]
+        out = [
+            [jnp.zeros((dy.shape[0], w.shape[2]), dy.dtype) for _ in range(image[1])] for _ in range(image[0])
+        ]
         for (a, b), (i, j), (r, s) in _taps(**where):
             out[r][s] = out[r][s] + dy[:, i, j] @ w[a, b].T
         return jnp.stack([jnp.stack(row, 1) for row in out], 1)
@@ -139,7 +141,10 @@ def _input_grad_cpu(dy, w, *, strides, pads, image, kernel):
 def _kernel_grad_cpu(x, dy, *, strides, pads, image, kernel):
     where = dict(strides=strides, pads=pads, image=image, kernel=kernel)
     if _tiny(**where):
-        out = [[jnp.zeros((x.shape[3], dy.shape[3]), x.dtype) for _ in range(kernel[1])] for _ in range(kernel[0])]
+        out = [
+            [jnp.zeros((x.shape[3], dy.shape[3]), x.dtype) for _ in range(kernel[1])]
+            for _ in range(kernel[0])
+        ]
         for (a, b), (i, j), (r, s) in _taps(**where):
             out[a][b] = out[a][b] + x[:, r, s].T @ dy[:, i, j]
         return jnp.stack([jnp.stack(row, 0) for row in out], 0)
@@ -165,7 +170,9 @@ def _out_shape(strides, pads, image, kernel):
 def _primitive(name, plain, cpu, out_shape):
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("strides", "pads", "image", "kernel")))
-    primitive.def_abstract_eval(lambda a, b, **where: a.update(shape=out_shape(a, b, **where), weak_type=False))
+    primitive.def_abstract_eval(
+        lambda a, b, **where: a.update(shape=out_shape(a, b, **where), weak_type=False)
+    )
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
     return primitive

@@ -1,0 +1,327 @@
+"""ResNet probes: torchvision's architecture with batch norm frozen at stored statistics, in Flax Linen.
+
+Parameters lie under torchvision's module names (`layer1.0.conv1.weight` is `params["layer1"]["0"]["conv1"]["kernel"]`),
+so that one table, `layers`, serves the weights' loader, the Fisher and the names of an embedding's entries.
+He et al. 2016, https://arxiv.org/abs/1512.03385.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdiv.errors import InputError
+from jaxdiv.nets.conv import conv_general_dilated
+
+TAPS = "taps"  # collection: what the Fisher needs of a layer's forward pass
+PERTURBATIONS = "perturbations"  # collection: zeros added to batch norm's outputs, to differentiate by
+_EPSILON = 1e-5
+
+
+class Layer(NamedTuple):
+    """One convolution and the batch norm that follows it, under torchvision's names."""
+
+    conv: str
+    norm: str
+    inputs: int
+    filters: int
+    kernel: int
+    stride: int
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2
+
+
+class Conv(nn.Conv):
+    """Linen's convolution, which also leaves its input in the collection `taps`."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        self.sow(TAPS, "input", x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+        return super().__call__(x)
+
+
+class FrozenNorm(nn.Module):
+    """Batch norm at stored statistics: scale · x̂ + bias with x̂ = (x − mean) / √(var + 1e-5).
+
+    Leaves x̂ in `taps` and adds the perturbation `output`. Where `batch_stats` is mutable, the batch's statistics
+    are stored first: that is how a random probe is calibrated.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            mean.value, var.value = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        normalised = (x - mean.value) * lax.rsqrt(var.value + _EPSILON)
+        self.sow(TAPS, "normalised", normalised, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+        return self.perturb("output", scale * normalised + bias, PERTURBATIONS)
+
+
+class Downsample(nn.Module):
+    layer: Layer
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return FrozenNorm(name="1")(_conv(self.layer, name="0")(x))
+
+
+class Block(nn.Module):
+    """A residual block: `main` layers with ReLU between, plus the input or its projection, then ReLU."""
+
+    main: tuple[Layer, ...]
+    shortcut: Layer | None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        out = x
+        for number, layer in enumerate(self.main, 1):
+            out = FrozenNorm(name=f"bn{number}")(_conv(layer, name=f"conv{number}")(out))
+            out = nn.relu(out) if number < len(self.main) else out
+        if self.shortcut is not None:
+            x = Downsample(self.shortcut, name="downsample")(x)
+        return nn.relu(out + x)
+
+
+class Stage(nn.Module):
+    blocks: tuple[tuple[tuple[Layer, ...], Layer | None], ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for number, (main, shortcut) in enumerate(self.blocks):
+            x = Block(main, shortcut, name=str(number))(x)
+        return x
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier: images [images, h, w, 3] -> pooled features [images, d].
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: channels of each stage; a bottleneck block puts out four times as many.
+        bottleneck: three convolutions a block (1x1, 3x3, 1x1) instead of two 3x3.
+        stride_first: a bottleneck's stride lies in the first 1x1 (the paper's, "v1") and not in the 3x3 (torchvision's).
+        small_stem: one 3x3 convolution and no max-pool, for small images; otherwise 7x7/2 and 3x3/2 max-pool.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool = False
+    stride_first: bool = False
+    small_stem: bool = False
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+        x = nn.relu(FrozenNorm(name="bn1")(_conv(_stem(self), name="conv1")(images)))
+        if not self.small_stem:
+            x = _max_pool_3x3(x)
+        for number, blocks in enumerate(_stages(self), 1):
+            x = Stage(blocks, name=f"layer{number}")(x)
+        return x.mean((1, 2))
+
+
+def layers(net: ResNet) -> tuple[Layer, ...]:
+    """Every convolution with its batch norm, in the order of torchvision's `named_modules`."""
+    found = [_stem(net)]
+    for blocks in _stages(net):
+        for main, shortcut in blocks:
+            found += [*main, *([shortcut] if shortcut else [])]
+    return tuple(found)
+
+
+def feature_count(net: ResNet) -> int:
+    return net.widths[-1] * (4 if net.bottleneck else 1)
+
+
+ARCHITECTURES: Mapping[str, ResNet] = {
+    "resnet10_narrow": ResNet((1, 1, 1, 1), (16, 32, 64, 128), small_stem=True),
+    "resnet18": ResNet((2, 2, 2, 2), (64, 128, 256, 512)),
+    "resnet34": ResNet((3, 4, 6, 3), (64, 128, 256, 512)),
+    "resnet50": ResNet((3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True),
+    "resnet50_v1": ResNet((3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True, stride_first=True),
+}
+
+
+@flax.struct.dataclass
+class Probe:
+    """A network with its parameters: a pytree of which only the parameters are leaves, so it passes through jit.
+
+    Attributes:
+        name: the architecture's name, for records.
+        net: the static architecture.
+        params: `{"params": ..., "batch_stats": ...}` of the network, and `{"fc": {"kernel", "bias"}}` where the weights
+            came with a classifier.
+    """
+
+    name: str = flax.struct.field(pytree_node=False)
+    net: ResNet = flax.struct.field(pytree_node=False)
+    params: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {name: self.params[name] for name in ("params", "batch_stats")}
+
+    @property
+    def filters(self) -> int:
+        """Entries of an embedding: one for each convolution filter and each batch-norm scale."""
+        return 2 * sum(layer.filters for layer in layers(self.net))
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """torchvision's module name for each entry of an embedding."""
+        pairs = [(n, layer.filters) for layer in layers(self.net) for n in (layer.conv, layer.norm)]
+        return tuple(name for name, count in pairs for _ in range(count))
+
+    def features(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+        """Pooled features of normalised images."""
+        return _features(self, images)
+
+    def logits(self, images: Float[Array, "images h w c"]) -> Float[Array, "images classes"]:
+        """The class scores of the weights' own classifier. Raises InputError where the probe has none."""
+        if "fc" not in self.params:
+            raise InputError(
+                f"probe {self.name!r} has no classifier: it was not loaded from weights with fc.weight"
+            )
+        return self.features(images) @ self.params["fc"]["kernel"] + self.params["fc"]["bias"]
+
+
+@jax.jit
+def _features(probe: Probe, images: Array) -> Array:
+    return probe.net.apply(probe.variables, images)
+
+
+def random_params(key: PRNGKeyArray, net: ResNet) -> dict[str, Any]:
+    """Random parameters: He-normal (fan-out) convolutions, batch-norm scale 1 and bias 0, calibrated statistics.
+
+    With mean 0 and variance 1 in every batch norm nothing would be normalised: each residual block would add its
+    variance to its input's, so activations would grow by a factor of 2^(blocks/2) through the network (256 in a
+    ResNet-50), logits would saturate and the Fisher would be that of the last blocks alone. Training's running
+    statistics prevent that, so a random probe gets its own from one batch of 16 noise images, which has nothing
+    of any benchmark in it. The noise has equal power at every octave, roughly like photographs; white noise has
+    nearly all its power where a stem averages it away.
+    """
+    weights, noise = jax.random.split(key)
+    images = _octave_noise(noise, images=16, size=64)
+    shapes = jax.eval_shape(net.init, weights, images)
+    kernels = [layer.kernel**2 * layer.inputs * layer.filters for layer in layers(net)]
+    # One draw for all kernels: on a CPU each draw inside a jitted init costs a second of compile time.
+    drawn = jnp.split(jax.random.normal(weights, (sum(kernels),)), np.cumsum(kernels)[:-1])
+    params = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes["params"])
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, params
+    )
+    for layer, values in zip(layers(net), drawn, strict=True):
+        shape = (layer.kernel, layer.kernel, layer.inputs, layer.filters)
+        std = (2.0 / (layer.kernel**2 * layer.filters)) ** 0.5
+        at(params, layer.conv)["kernel"] = std * values.reshape(shape)
+    return {"params": params, "batch_stats": _calibrate(net, params, shapes["batch_stats"], images)}
+
+
+def at(tree: Mapping[str, Any], module: str) -> Any:
+    """The part of a collection that belongs to a module, by torchvision's name for it."""
+    for step in module.split("."):
+        tree = tree[step]
+    return tree
+
+
+@partial(jax.jit, static_argnames=("net",))
+def _apply_calibrating(net: ResNet, params: Any, stats: Any, images: Array) -> Any:
+    return net.apply({"params": params, "batch_stats": stats}, images, mutable=["batch_stats"])[1][
+        "batch_stats"
+    ]
+
+
+def _calibrate(net: ResNet, params: Any, shapes: Any, images: Array) -> Any:
+    stats = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+    return _apply_calibrating(net, params, stats, images)
+
+
+def _octave_noise(key: PRNGKeyArray, images: int, size: int) -> Float[Array, "images size size 3"]:
+    """Noise of mean 0 and variance 1 with equal power at every octave: coarse grids, repeated to full size."""
+    grids = [2**n for n in range(1, size.bit_length())]
+    drawn = jax.random.normal(key, (images, sum(n * n for n in grids), 3))
+    noise = jnp.zeros((images, size, size, 3))
+    start = 0
+    for n in grids:
+        grid = drawn[:, start : start + n * n].reshape(images, n, n, 3)
+        noise = noise + grid.repeat(size // n, 1).repeat(size // n, 2)
+        start += n * n
+    return noise / len(grids) ** 0.5
+
+
+def _conv(layer: Layer, name: str) -> Conv:
+    return Conv(
+        layer.filters,
+        (layer.kernel, layer.kernel),
+        (layer.stride, layer.stride),
+        [(layer.padding, layer.padding)] * 2,
+        use_bias=False,
+        conv_general_dilated=conv_general_dilated,
+        name=name,
+    )
+
+
+def _stem(net: ResNet) -> Layer:
+    kernel, stride = (3, 1) if net.small_stem else (7, 2)
+    return Layer("conv1", "bn1", 3, net.widths[0], kernel, stride)
+
+
+def _stages(net: ResNet) -> list[tuple[tuple[tuple[Layer, ...], Layer | None], ...]]:
+    """Of every stage, of every block: the main layers, and the shortcut's projection where there is one."""
+    stages = []
+    inputs = net.widths[0]
+    for number, (depth, width) in enumerate(zip(net.depths, net.widths, strict=True), 1):
+        out = 4 * width if net.bottleneck else width
+        blocks: list[tuple[tuple[Layer, ...], Layer | None]] = []
+        for block in range(depth):
+            stride = 2 if number > 1 and block == 0 else 1
+            path = f"layer{number}.{block}"
+            if net.bottleneck:
+                strides = (stride, 1, 1) if net.stride_first else (1, stride, 1)
+                shapes = [(inputs, width, 1), (width, width, 3), (width, out, 1)]
+            else:
+                strides = (stride, 1)
+                shapes = [(inputs, width, 3), (width, width, 3)]
+            main = tuple(
+                Layer(f"{path}.conv{i}", f"{path}.bn{i}", *shape, s)
+                for i, (shape, s) in enumerate(zip(shapes, strides, strict=True), 1)
+            )
+            projected = stride != 1 or inputs != out
+            shortcut = Layer(f"{path}.downsample.0", f"{path}.downsample.1", inputs, out, 1, stride)
+            blocks.append((main, shortcut if projected else None))
+            inputs = out
+        stages.append(tuple(blocks))
+    return stages
+
+
+def _max_pool_3x3(x: Float[Array, "images h w c"]) -> Float[Array, "images h2 w2 c"]:
+    """3x3 max-pool, stride 2, padding 1 of −∞: the stem's. The first of equal values wins, as in PyTorch.
+
+    The winners count as constant, as in `conv.max_pool_2x2`: on a CPU the derivative is then several times faster than
+    `reduce_window`'s scatter.
+    """
+    _, h, w, _ = x.shape
+    out_h, out_w = (h + 1) // 2, (w + 1) // 2
+    padded = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)), constant_values=-jnp.inf)
+    windows = [padded[:, i : i + 2 * out_h : 2, j : j + 2 * out_w : 2] for i in range(3) for j in range(3)]
+    top = lax.stop_gradient(windows[0])
+    for window in windows[1:]:
+        top = jnp.maximum(top, lax.stop_gradient(window))
+    out, free = jnp.zeros_like(top), jnp.ones(top.shape, bool)
+    for window in windows:
+        wins = free & (lax.stop_gradient(window) == top)
+        out = out + jnp.where(wins, window, 0)
+        free = free & ~wins
+    return jnp.where(jnp.isnan(top), top, out)

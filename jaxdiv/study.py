@@ -1,0 +1,483 @@
+"""The study: which units a configuration asks for, what each does, and running them in order.
+
+prepare -> diversity -----------------------> correlate -> report
+        -> train -> evaluate (own, fixed) --^
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Iterable
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jaxdiv import diversity, evaluate, maml, pretrain, report, task2vec, train
+from jaxdiv.correlate import correlations
+from jaxdiv.data import benchmarks
+from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks, union
+from jaxdiv.errors import InputError, unknown
+from jaxdiv.learner import Learner
+from jaxdiv.nets import conv4
+from jaxdiv.nets.resnet import ARCHITECTURES
+from jaxdiv.nets.weights import load_probe
+from jaxdiv.progress import Watch
+from jaxdiv.units import Report, Result, Unit, provenance, replacing
+
+STAGES = ("prepare", "diversity", "train", "evaluate", "correlate", "report")
+NETS = {"conv4": conv4.Conv4}
+METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; None: supervised pre-training
+    "pt": None,
+    "fo_maml_5": (5, True),
+    "fo_maml_10": (10, True),
+    "ho_maml_5": (5, False),
+    "ho_maml_10": (10, False),
+}
+TEST_SETS = ("own", "fixed")
+_NOT_IDENTITY = ("data.archive_dir",)  # where the data lie does not change what they are
+
+
+def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
+    """Run what `stages` of the study still lack. Returns the exit code: 1 if a unit failed.
+
+    Raises InputError for a configuration or a workdir that cannot be used.
+    """
+    stages = _check_stages(stages)
+    maker = _Maker(config, workdir)
+    units = maker.plan()
+    _claim(workdir, config)
+    todo = [unit for unit in units if unit.stage in stages and not unit.done]
+    console.print(f"{workdir}: {len(units)} units, {len(todo)} to run", highlight=False)
+    failures: list[dict[str, str]] = []
+    with Watch(console, todo) as watch:
+        for unit in todo:
+            failure = _attempt(unit, watch, failures)
+            if failure:
+                failures.append({"unit": unit.name, "reason": failure})
+    for failure in failures:
+        console.print(
+            f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True
+        )
+    correlated = maker.correlation(units)
+    if "correlate" in stages and not correlated.done:
+        correlated.execute(_silent)
+    if "report" in stages:
+        unit = maker.report(_needed(correlated, "report"), failures)
+        _show_report(unit, workdir / "report" / "report.html", console)
+    return 1 if failures else 0
+
+
+def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | None:
+    """Run a unit; the reason if it failed in a way that must not cost the other units."""
+    failed = {failure["unit"] for failure in failures}
+    progress = watch.start(unit)
+    lost = next((need.name for need in unit.inputs if need.name in failed), None)
+    reason = f"{lost} failed" if lost else None
+    if not lost:
+        for need in unit.inputs:
+            _needed(need, unit.name)
+        try:
+            unit.execute(progress)
+        except train.Diverged as error:
+            reason = str(error)
+    watch.end(unit, f"failed: {reason}" if reason else "done")
+    return reason
+
+
+def _needed(unit: Unit, by: str) -> Unit:
+    if not unit.done:
+        raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to --stages")
+    return unit
+
+
+def _show_report(unit: Unit, page: Path, console: Console) -> None:
+    """Write the report unless it is there, and show its tables."""
+    if not unit.done or not page.exists():
+        with console.status("drawing the report"):
+            unit.execute(_silent)
+    found = unit.inputs[0].result
+    for table in report.terminal_tables(found["diversity"], found["correlations"], width=console.width):
+        console.print(table)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def _silent(share: float, note: str) -> None:
+    pass
+
+
+def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
+    """Say of each unit whether it is done, would resume or would run. Writes nothing."""
+    stages = _check_stages(stages)
+    for unit in _Maker(config, workdir).plan():
+        if unit.stage in stages:
+            step = train.latest_step(unit.scratch)
+            state = "done" if unit.done else f"resume from step {step}" if step else "run"
+            settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
+            console.print(
+                f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+def check(config: ConfigDict) -> None:
+    """Raise InputError, with the nearest valid name, for a name or number in `config` that cannot be used."""
+    for name in (*config.benchmarks, _fixed_test_set(config)):
+        benchmarks.components(name)
+    for kind, name, valid in (
+        *(("method", method, METHODS) for method in config.methods),
+        ("probe", config.probe.name, ARCHITECTURES),
+        ("estimator", config.probe.estimator, task2vec.ESTIMATORS),
+        ("distance", config.probe.distance, diversity.DISTANCES),
+        ("interval", config.probe.interval, diversity.INTERVALS),
+        ("network", config.learner.net, NETS),
+    ):
+        if name not in valid:
+            raise unknown(kind, name, valid)
+    for field in ("benchmarks", "methods", "seeds"):
+        if not config[field] or len(set(config[field])) != len(config[field]):
+            raise InputError(f"--config.{field} is {config[field]}: give at least one, and each once")
+    for path, least in {
+        "task.ways": 2,
+        "task.shots": 1,
+        "task.queries": 1,
+        "probe.tasks": 3,
+        "probe.pixels": 8,
+        "learner.pixels": 16,
+        "learner.width": 1,
+        "pt.steps": 1,
+        "pt.batch": 2,
+        "maml.steps": 1,
+        "maml.meta_batch": 1,
+        "evaluation.tasks": 2,
+        "checkpoint_every": 1,
+    }.items():
+        section, _, name = path.rpartition(".")
+        value = (config[section] if section else config)[name]
+        if value < least:
+            raise InputError(f"--config.{path} is {value}: it must be at least {least}")
+
+
+def _check_stages(stages):
+    for stage in stages:
+        if stage not in STAGES:
+            raise unknown("stage", stage, STAGES)
+    return tuple(stages)
+
+
+def _fixed_test_set(config: ConfigDict) -> str:
+    """`all` stands for the union of every base set that the study uses."""
+    if config.evaluation.fixed_test_set != "all":
+        return config.evaluation.fixed_test_set
+    return "+".join(dict.fromkeys(part for name in config.benchmarks for part in benchmarks.components(name)))
+
+
+def _key(seed: int, *purpose: Any) -> jax.Array:
+    """A key for one purpose: the same in every run, and no two purposes share a draw."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32("/".join(map(str, purpose)).encode()))
+
+
+class _Maker:
+    """Makes the units of one study; holds the configuration and the workdir that all of them share."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        check(config)
+        self.config = config
+        self.workdir = workdir
+        self.task = dict(config.task)
+        self.data = benchmarks.DataSettings(
+            archive_dir=config.data.archive_dir,
+            partial=config.data.partial,
+            min_images=config.task.shots + config.task.queries,
+            classes=tuple(config.data.classes),
+            images=config.data.images,
+            seed=config.seed,
+        )
+
+    def plan(self) -> list[Unit]:
+        """Every unit but those of the last two stages, each after its inputs."""
+        config = self.config
+        measured = [self.diversity(name) for name in config.benchmarks]
+        trained = [
+            self.training(name, method, seed)
+            for name in config.benchmarks
+            for method in config.methods
+            for seed in config.seeds
+        ]
+        tested = [self.evaluation(unit, test_set) for test_set in TEST_SETS for unit in trained]
+        units: dict[str, Unit] = {}
+        for unit in (*measured, *trained, *tested):
+            units |= {need.name: need for need in unit.inputs} | {unit.name: unit}
+        return sorted(units.values(), key=lambda unit: STAGES.index(unit.stage))
+
+    def unit(self, name, settings, run, inputs=(), cost=1.0) -> Unit:
+        return Unit(name, settings, run, self.workdir / "units" / name, tuple(inputs), cost)
+
+    def prepared(self, benchmark: str, pixels: int) -> list[Unit]:
+        """The units that make a benchmark's base sets."""
+        return [self._prepare(base, pixels) for base in benchmarks.components(benchmark)]
+
+    def _prepare(self, base: str, pixels: int) -> Unit:
+        if base in benchmarks.BASE_SETS:
+            settings = {"partial": self.data.partial, "min_images": self.data.min_images}
+        else:
+            settings = {"classes": self.data.classes, "images": self.data.images, "seed": self.data.seed}
+
+        def run(unit: Unit, progress: Report) -> Result:
+            arrays, facts = benchmarks.prepare(base, pixels, self.data, lambda share: progress(share, ""))
+            return facts, arrays
+
+        cost = 20.0 if base in benchmarks.BASE_SETS else 0.5
+        return self.unit(f"prepare/{base}/{pixels}px", {"pixels": pixels, **settings}, run, cost=cost)
+
+    def table(self, benchmark: str, pixels: int, split: str) -> ImageTable:
+        folders = (unit.folder for unit in self.prepared(benchmark, pixels))
+        table = _table(tuple(zip(benchmarks.components(benchmark), folders, strict=True)), split)
+        check_tasks(f"{benchmark} ({split} split)", table, **self.task)
+        return table
+
+    def diversity(self, benchmark: str) -> Unit:
+        probe = self.config.probe
+
+        def run(unit: Unit, progress: Report) -> Result:
+            table = self.table(benchmark, probe.pixels, "train")
+            net = _probe(probe.name, probe.weights, probe.seed)
+            embeddings = []
+            for number in range(probe.tasks):
+                for_task, for_fisher = jax.random.split(_key(self.config.seed, unit.name, number))
+                task = jax.tree.map(lambda leaf: leaf[0], sample_tasks(for_task, table, **self.task))
+                images = jnp.concatenate([task.support_images, task.query_images])
+                labels = jnp.concatenate([task.support_labels, task.query_labels])
+                embedding = task2vec.embed(
+                    net, images, labels, self.task["ways"], probe.estimator, for_fisher
+                )
+                embeddings.append(np.asarray(embedding))
+                progress((number + 1) / probe.tasks, f"task {number + 1} of {probe.tasks}")
+            stacked = np.stack(embeddings)
+            value, low, high = diversity.diversity(stacked, probe.distance, probe.interval)
+            row = {
+                "benchmark": benchmark,
+                "probe": probe.name,
+                "diversity": value,
+                "ci_low": low,
+                "ci_high": high,
+                "tasks": probe.tasks,
+                "estimator": probe.estimator,
+                "head": "converged",
+                "distance": probe.distance,
+                "complexity": diversity.complexity(stacked).value,
+                "true_diversity": benchmarks.true_diversity(benchmark),
+            }
+            return row, {"embeddings": stacked}
+
+        settings = {"probe": dict(probe), "task": self.task, "seed": self.config.seed}
+        inputs = self.prepared(benchmark, probe.pixels)
+        return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost=probe.tasks / 5)
+
+    def training(self, benchmark: str, method: str, seed: int) -> Unit:
+        config = self.config
+        mine = config.pt if METHODS[method] is None else config.maml
+        settings = {**mine, "learner": self._net(), "task": self.task, "seed": [config.seed, seed]}
+
+        def run(unit: Unit, progress: Report) -> Result:
+            table = self.table(benchmark, config.learner.pixels, "train")
+            classes = len(table.classes)
+            if METHODS[method] is None:
+                sample = lambda key: sample_batch(key, table, mine.batch)
+            else:
+                sample = lambda key: sample_tasks(key, table, **self.task, tasks=mine.meta_batch)
+
+            def note(step, metrics):
+                word = f"step {step}/{mine.steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}"
+                progress(step / mine.steps, word)
+
+            last = train.train(
+                self.learner(method, classes),
+                sample,
+                # Not a function of the method: all of them start from the same draws.
+                _key(config.seed, "train", benchmark, seed),
+                mine.steps,
+                mine.learning_rate,
+                unit.scratch,
+                config.checkpoint_every,
+                note,
+            )
+            return {
+                **last,
+                "steps": mine.steps,
+                "train_classes": classes,
+                "train_images": len(table.images),
+            }, {}
+
+        name = f"train/{benchmark}/{method}/seed{seed}"
+        steps, first_order = METHODS[method] or (0, True)
+        cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 20
+        return self.unit(name, settings, run, self.prepared(benchmark, config.learner.pixels), cost)
+
+    def evaluation(self, trained: Unit, test_set: str) -> Unit:
+        config = self.config
+        _, benchmark, method, seed = trained.name.split("/")
+        where = benchmark if test_set == "own" else _fixed_test_set(config)
+
+        def run(unit: Unit, progress: Report) -> Result:
+            table = self.table(where, config.learner.pixels, "test")
+            facts = trained.result
+            learner = self.learner(method, facts["train_classes"])
+            result = evaluate.evaluate(
+                learner,
+                train.load_params(trained.scratch, learner),
+                lambda key, tasks: sample_tasks(key, table, **self.task, tasks=tasks),
+                # Not a function of the method: every method meets the same tasks.
+                _key(config.seed, "evaluate", where),
+                config.evaluation.tasks,
+                progress=lambda done: progress(done / config.evaluation.tasks, ""),
+            )
+            accuracy, accuracy_ci = evaluate.mean_interval(result.accuracy)
+            loss, loss_ci = evaluate.mean_interval(result.loss)
+            row = {
+                "benchmark": benchmark,
+                "method": method,
+                "seed": int(seed.removeprefix("seed")),
+                "test_set": test_set,
+                "accuracy": accuracy,
+                "accuracy_ci": accuracy_ci,
+                "loss": loss,
+                "loss_ci": loss_ci,
+                "train_images": facts["train_images"],
+                "train_classes": facts["train_classes"],
+            }
+            return row, result._asdict()
+
+        settings = {
+            "tasks": config.evaluation.tasks,
+            "task": self.task,
+            "test_set": where,
+            "seed": config.seed,
+        }
+        inputs = (trained, *self.prepared(where, config.learner.pixels))
+        name = f"evaluate/{benchmark}/{method}/{seed}/{test_set}"
+        return self.unit(name, settings, run, inputs, config.evaluation.tasks / 50)
+
+    def correlation(self, units: Iterable[Unit]) -> Unit:
+        """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
+        done = [unit for unit in units if unit.stage in ("diversity", "evaluate") and unit.done]
+
+        def run(unit: Unit, progress: Report) -> Result:
+            rows = [need.result for need in done if need.stage == "diversity"]
+            measured = {row["benchmark"]: row["diversity"] for row in rows}
+            tested = [need.result for need in done if need.stage == "evaluate"]
+            points = [
+                {**row, "diversity": measured[row["benchmark"]]}
+                for row in tested
+                if row["benchmark"] in measured
+            ]
+            return {"diversity": rows, "points": points, "correlations": correlations(points)}, {}
+
+        return self.unit("correlate", {}, run, done)
+
+    def report(self, correlated: Unit, failures: list[dict[str, str]]) -> Unit:
+        folder, config = self.workdir / "report", self.config
+
+        def run(unit: Unit, progress: Report) -> Result:
+            found = correlated.result
+            report.write_report(
+                folder,
+                found["diversity"],
+                found["points"],
+                found["correlations"],
+                config.to_dict(),
+                {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
+                failures,
+                _fixed_test_set(config),
+            )
+            return {"folder": str(folder)}, {}
+
+        return self.unit("report", {"failures": failures}, run, [correlated])
+
+    def learner(self, method: str, classes: int) -> Learner:
+        net, maml_settings = self.config.learner, self.config.maml
+        return _learner(
+            method,
+            (net.net, net.width, net.pixels),
+            self.task["ways"],
+            classes,
+            (maml_settings.inner_rate, maml_settings.remat),
+        )
+
+    def _net(self) -> dict[str, Any]:
+        return {**self.config.learner, "batch_norm": "transductive"}
+
+
+# Cached, so that a method compiles once for all benchmarks: jit knows a function by its identity.
+@cache
+def _learner(method: str, net: tuple, ways: int, classes: int, inner: tuple) -> Learner:
+    name, width, pixels = net
+    kind = METHODS[method]
+    module = NETS[name](ways=classes if kind is None else ways, width=width)
+    init = lambda key: module.init(key, jnp.zeros((2, pixels, pixels, 3)))["params"]
+    forward = partial(conv4.forward, module)
+    if kind is None:
+        return pretrain.learner(init, forward, ways)
+    rate, remat = inner
+    return maml.learner(
+        init, lambda params, images: forward(params, images)[0], kind[0], rate, kind[1], remat
+    )
+
+
+@lru_cache(maxsize=1)
+def _probe(name: str, weights: str, seed: int):
+    return load_probe(name, weights or None, seed)
+
+
+@lru_cache(maxsize=2)
+def _table(prepared: tuple[tuple[str, Path], ...], split: str) -> ImageTable:
+    """A benchmark's split on the device; the last two stay, since all methods of a benchmark run in a row."""
+    tables = []
+    for base, folder in prepared:
+        with np.load(folder / "arrays.npz") as arrays:
+            tables.append(benchmarks.table(base, dict(arrays), split))
+    return jax.device_put(tables[0] if len(tables) == 1 else union(tables))
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Mark `workdir` as this study's; InputError if it cannot be written or holds a study of another configuration."""
+    mine = _flat(config)
+    file = workdir / "study.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            with replacing(file) as temporary:
+                temporary.write_text(json.dumps(mine, indent=1))
+        theirs = json.loads(file.read_text())
+    except OSError as error:
+        raise InputError(
+            f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir"
+        ) from None
+    except json.JSONDecodeError:
+        raise InputError(f"{file} is no study's file: choose another --workdir, or remove it") from None
+    differ = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+    if differ:
+        shown = ", ".join(f"{key} ({theirs.get(key)} there, {mine.get(key)} asked for)" for key in differ[:3])
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise InputError(
+            f"workdir {workdir} holds a study of another configuration: {shown}{more}; choose another --workdir"
+        )
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """Every field by its dotted path, as JSON values, less those that only say where the data lie."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif prefix not in _NOT_IDENTITY:
+            flat[prefix] = list(value) if isinstance(value, tuple) else value
+
+    walk("", config.to_dict())
+    return flat

@@ -1,0 +1,291 @@
+"""Task2Vec: a probe and one task's images -> the diagonal of the Fisher information, per filter.
+
+The Fisher diagonal of the probe's weights w under the model's own labels, F = E_x E_{y~p(y|x)} (∂ log p(y|x)/∂w)²
+(Achille et al. 2019, https://arxiv.org/abs/1902.03545), for every convolution and every batch-norm scale, averaged over
+all axes but the output channel.
+
+Labels cost nothing to enumerate. The expectation over y is that of vᵀJ over the score vectors v = e_y − p at the
+logits, and E vvᵀ = diag(p) − ppᵀ = LLᵀ with ways − 1 columns: one backward pass a column is exact. And no gradient of
+a single image is ever formed for its own sake: one backward pass of the whole batch gives the cotangent d at each
+batch norm's output, and with the layer's input patches X ([pixels, kernel·kernel·inputs]) an image's kernel gradient is
+Xᵀd, of which only each filter's squared norm is wanted.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxdiv import logistic
+from jaxdiv.errors import InputError, unknown
+from jaxdiv.logistic import Head
+from jaxdiv.nets.resnet import PERTURBATIONS, TAPS, Layer, Probe, at, feature_count, layers
+
+# probabilities [images, ways], key -> score vectors [images, columns, ways]
+Columns = Callable[[Array, PRNGKeyArray | None], Array]
+# Bytes of activations and cotangents that one chunk of images may take, by default.
+_CHUNK_BYTES = 128 * 2**20
+
+
+def fit_head(features: Float[Array, "images d"], labels: Int[Array, " images"], ways: int) -> Head:
+    """The converged L2 logistic regression (C = 1) on pooled features: no random draw, no step size to choose.
+
+    Raises InputError where features are not finite or labels are outside 0..ways-1.
+    """
+    _check_finite(features, "features")
+    _check_labels(labels, features.shape[0], ways)
+    return logistic.fit(features, labels, ways=ways)
+
+
+def exact(
+    probe: Probe, images: Array, head: Head, key: PRNGKeyArray | None = None, chunk: int | None = None
+) -> Array:
+    """The Fisher diagonal itself, by ways − 1 backward passes. Uses no key. Arguments as `fisher`'s."""
+    return _fisher(probe, images, head, key, stick_breaking, chunk)
+
+
+def rademacher(probe: Probe, images: Array, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
+    """Unbiased, by one backward pass: a random ±1 mixture of the exact columns. Arguments as `fisher`'s."""
+    return _fisher(probe, images, head, key, _random_signs, chunk)
+
+
+def mc(probe: Probe, images: Array, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
+    """Unbiased and very noisy: one label an image, drawn from the model. Arguments as `fisher`'s."""
+    return _fisher(probe, images, head, key, _one_label, chunk)
+
+
+ESTIMATORS: Mapping[str, Callable[..., Array]] = {"exact": exact, "rademacher": rademacher, "mc": mc}
+_NEED_KEY = {"rademacher", "mc"}
+
+
+def fisher(
+    probe: Probe,
+    images: Float[Array, "images h w c"],
+    head: Head,
+    estimator: str = "exact",
+    key: PRNGKeyArray | None = None,
+    chunk: int | None = None,
+) -> Float[Array, " filters"]:
+    """The Fisher diagonal per filter, in torchvision's module order (`probe.layer_names` names each entry).
+
+    Args:
+        probe: from `load_probe`.
+        images: normalised as the probe's training images were.
+        head: kernel and bias on the pooled features.
+        estimator: `exact`, `rademacher` or `mc`.
+        key: for the two that draw.
+        chunk: images in memory at a time; None: as many as 128 MB of activations hold.
+
+    Each entry is in (nats per unit of weight)². Raises InputError for an unknown estimator, a missing key, images that
+    are no finite batch, or a result that is not finite.
+    """
+    if estimator not in ESTIMATORS:
+        raise unknown("estimator", estimator, ESTIMATORS)
+    if estimator in _NEED_KEY and key is None:
+        raise InputError(f"estimator {estimator!r} draws at random: give it a jax.random key")
+    _check_images(images, chunk)
+    head = Head(*head)
+    _check_finite(head.kernel, "the head")
+    found = ESTIMATORS[estimator](probe, images, head, key, chunk=chunk)
+    _check_finite(found, "the Fisher")
+    return found
+
+
+def embed(
+    probe: Probe,
+    images: Float[Array, "images h w c"],
+    labels: Int[Array, " images"],
+    ways: int,
+    estimator: str = "exact",
+    key: PRNGKeyArray | None = None,
+    chunk: int | None = None,
+) -> Float[Array, " filters"]:
+    """The Task2Vec embedding of one task: features, converged head, Fisher. Arguments and errors as those parts'."""
+    _check_images(images, chunk)
+    features = pooled_features(probe, images, chunk=chunk)
+    return fisher(probe, images, fit_head(features, labels, ways), estimator, key, chunk)
+
+
+@partial(jax.jit, static_argnames=("chunk",))
+def pooled_features(
+    probe: Probe, images: Float[Array, "images h w c"], chunk: int | None = None
+) -> Float[Array, "images d"]:
+    """`probe.features` with no more than `chunk` images in memory at a time."""
+    parts, _ = _chunks(images, chunk or _default_chunk(probe, images, columns=1))
+    return lax.map(probe.features, parts).reshape(-1, feature_count(probe.net))[: images.shape[0]]
+
+
+def stick_breaking(probabilities: Float[Array, "images ways"], key: PRNGKeyArray | None = None) -> Array:
+    """Columns of L with LLᵀ = diag(p) − ppᵀ -> `[images, ways - 1, ways]`. Uses no key.
+
+    Column k: √(p_k s_{k+1} / s_k) at k and −p_j √(p_k / (s_k s_{k+1})) at j > k, with s_k = Σ_{j≥k} p_j.
+    """
+    # Smallest first: then every s holds the largest p, nothing is divided by a vanishing rest, and a sum of small
+    # probabilities stands where 1 − p would cancel.
+    order = jnp.argsort(probabilities, axis=1)
+    p = jnp.take_along_axis(probabilities, order, 1)
+    tail = jnp.cumsum(p[:, ::-1], 1)[:, ::-1]
+    first, rest = p[:, :-1], tail[:, 1:]
+    ways = p.shape[1]
+    diagonal = jnp.sqrt(first * rest / tail[:, :-1])
+    below = -jnp.sqrt(first / (tail[:, :-1] * rest))[:, :, None] * p[:, None, :]
+    place = jnp.arange(ways)[None, :] - jnp.arange(ways - 1)[:, None]
+    columns = jnp.where(place == 0, diagonal[:, :, None], jnp.where(place > 0, below, 0))
+    back = jnp.broadcast_to(jnp.argsort(order, axis=1)[:, None, :], columns.shape)
+    return jnp.take_along_axis(columns, back, 2)
+
+
+def _random_signs(probabilities: Array, key: PRNGKeyArray | None) -> Array:
+    columns = stick_breaking(probabilities)
+    signs = jax.random.rademacher(key, columns.shape[:2], columns.dtype)
+    return jnp.einsum("nk,nkc->nc", signs, columns)[:, None, :]
+
+
+def _one_label(probabilities: Array, key: PRNGKeyArray | None) -> Array:
+    drawn = jax.random.categorical(key, jnp.log(probabilities))
+    return (jax.nn.one_hot(drawn, probabilities.shape[1], dtype=probabilities.dtype) - probabilities)[
+        :, None, :
+    ]
+
+
+@partial(jax.jit, static_argnames=("columns", "chunk"))
+def _fisher(
+    probe: Probe, images: Array, head: Head, key: PRNGKeyArray | None, columns: Columns, chunk: int | None
+) -> Float[Array, " filters"]:
+    ways = head.bias.shape[0]
+    parts, real = _chunks(images, chunk or _default_chunk(probe, images, columns=ways - 1))
+    keys = None if key is None else jax.random.split(key, len(parts))
+
+    def one(part: tuple[Array, Array, PRNGKeyArray | None]) -> Array:
+        return _fisher_of_chunk(probe, part[0], part[1], head, part[2], columns)
+
+    if len(parts) == 1:
+        total = one((parts[0], real[0], None if keys is None else keys[0]))
+    else:
+        total = lax.map(one, (parts, real, keys)).sum(0)
+    return total / images.shape[0]
+
+
+def _fisher_of_chunk(
+    probe: Probe, images: Array, real: Array, head: Head, key: PRNGKeyArray | None, columns: Columns
+) -> Float[Array, " filters"]:
+    """Sum over the images of a chunk; `real` is 0 for those that only fill it up."""
+    net, variables = probe.net, probe.variables
+    shapes = jax.eval_shape(lambda: net.apply(variables, images, mutable=[PERTURBATIONS])[1][PERTURBATIONS])
+    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+
+    def forward(perturbations: dict) -> tuple[Array, dict]:
+        features, state = net.apply({**variables, PERTURBATIONS: perturbations}, images, mutable=[TAPS])
+        return features, state[TAPS]
+
+    features, backward, taps = jax.vjp(forward, zeros, has_aux=True)
+    logits = jnp.matmul(features, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
+    scores = columns(jax.nn.softmax(logits), key) * real[:, None, None]
+    (cotangents,) = jax.vmap(backward)(jnp.einsum("nkc,dc->knd", scores, head.kernel))
+    found = []
+    for layer in layers(net):
+        d = at(cotangents, layer.norm)["output"]
+        norm = at(variables["params"], layer.norm)
+        var = at(variables["batch_stats"], layer.norm)["var"]
+        squares = _kernel_squares(at(taps, layer.conv)["input"], d, layer)
+        # d is taken behind the batch norm: its slope leads to the convolution's output.
+        found.append(squares * norm["scale"] ** 2 / (var + 1e-5) / (layer.kernel**2 * layer.inputs))
+        found.append(
+            jnp.sum(jnp.einsum("knhwo,nhwo->kno", d, at(taps, layer.norm)["normalised"]) ** 2, (0, 1))
+        )
+    return jnp.concatenate(found)
+
+
+def _kernel_squares(
+    x: Float[Array, "images h w inputs"], d: Float[Array, "columns images ho wo filters"], layer: Layer
+) -> Float[Array, " filters"]:
+    """Per filter, the squared norm of the kernel's gradient Xᵀd, summed over images and columns.
+
+    Either the gradient of each image is formed, or ‖Xᵀd‖² = dᵀ(XXᵀ)d with a Gram matrix that all columns share,
+    whichever takes fewer operations: the latter where maps are small.
+    """
+    columns, images, ho, wo, filters = d.shape
+    pixels, taps = ho * wo, layer.kernel**2
+    by_gradient = pixels * taps * layer.inputs * filters * columns
+    gram = pixels * layer.inputs * (1 if layer.stride == 1 else taps)
+    by_gram = (
+        pixels * (gram + pixels * taps + pixels * filters * columns)
+        if layer.stride == 1
+        else (pixels * (gram + pixels * filters * columns))
+    )
+    patches = _windows(x, layer, ho, wo).reshape(images, pixels, taps * layer.inputs)
+    rows = d.transpose(1, 2, 3, 0, 4).reshape(images, pixels, columns * filters)
+    if by_gradient <= by_gram:
+        squares = jnp.einsum("npi,npo->nio", patches, rows) ** 2
+        return squares.sum((0, 1)).reshape(columns, filters).sum(0)
+    matrix = jnp.einsum("npi,nqi->npq", patches, patches)
+    return (jnp.einsum("npq,nqo->npo", matrix, rows) * rows).sum((0, 1)).reshape(columns, filters).sum(0)
+
+
+def _windows(x: Array, layer: Layer, ho: int, wo: int) -> Float[Array, "images ho wo taps*inputs"]:
+    """The input patches under each output pixel, zero beyond the border."""
+    k, s, p = layer.kernel, layer.stride, layer.padding
+    if k == 1:
+        return x[:, ::s, ::s]
+    x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+    return jnp.concatenate(
+        [
+            x[:, i : i + s * (ho - 1) + 1 : s, j : j + s * (wo - 1) + 1 : s]
+            for i in range(k)
+            for j in range(k)
+        ],
+        -1,
+    )
+
+
+def _chunks(images: Array, chunk: int) -> tuple[Array, Array]:
+    """Images in equal chunks of at most `chunk`, zeros filling the last -> parts, and 1 for what is real."""
+    n = images.shape[0]
+    count = -(-n // chunk)
+    size = -(-n // count)
+    fill = count * size - n
+    parts = jnp.pad(images, ((0, fill), (0, 0), (0, 0), (0, 0))).reshape(count, size, *images.shape[1:])
+    real = (jnp.arange(count * size) < n).astype(images.dtype).reshape(count, size)
+    return parts, real
+
+
+def _default_chunk(probe: Probe, images: Array, columns: int) -> int:
+    """As many images as `_CHUNK_BYTES` hold of activations and of each column's cotangents."""
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    state = jax.eval_shape(
+        lambda x: probe.net.apply(probe.variables, x, mutable=[TAPS, PERTURBATIONS])[1], one
+    )
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(state[name])) for name in (TAPS, PERTURBATIONS)}
+    needed = (sizes[TAPS] + columns * sizes[PERTURBATIONS]) * images.dtype.itemsize
+    return max(1, min(images.shape[0], _CHUNK_BYTES // needed))
+
+
+def _check_images(images: Array, chunk: int | None) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.shape[0] == 0:
+        raise InputError(f"images must be [images, h, w, 3] with at least one image, not {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images must be normalised floats, not {images.dtype}")
+    if chunk is not None and chunk < 1:
+        raise InputError(f"chunk must be at least 1 image, not {chunk}")
+    _check_finite(images, "images")
+
+
+def _check_finite(values: Array, what: str) -> None:
+    # Inside somebody's jit or vmap nothing can be looked at; the outer call is theirs to check.
+    if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
+        raise InputError(
+            f"{what}: NaN or infinity in {int((~np.isfinite(values)).sum())} of {values.size} numbers"
+        )
+
+
+def _check_labels(labels: Array, images: int, ways: int) -> None:
+    if labels.shape != (images,):
+        raise InputError(f"labels must be [{images}], one an image, not {labels.shape}")
+    if isinstance(labels, jax.core.Tracer):
+        return
+    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < ways):
+        raise InputError(f"labels must lie in 0..{ways - 1}, not {int(labels.min())}..{int(labels.max())}")
