@@ -162,6 +162,15 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"--config.{path} is {value}: it must be at least {least}")
 
 
+def weights_file(config: ConfigDict) -> Path | None:
+    """The probe's weights: as given, or beside the archives; None for random ones."""
+    if not config.probe.weights:
+        return None
+    given = Path(config.probe.weights)
+    beside = Path(config.data.archive_dir) / given
+    return beside if beside.exists() and not given.exists() else given
+
+
 def _check_stages(stages):
     for stage in stages:
         if stage not in STAGES:
@@ -245,7 +254,7 @@ class _Maker:
 
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, probe.pixels, "train")
-            net = _probe(probe.name, probe.weights, probe.seed)
+            net = _probe(probe.name, weights_file(self.config), probe.seed)
             embeddings = []
             for number in range(probe.tasks):
                 for_task, for_fisher = jax.random.split(_key(self.config.seed, unit.name, number))
@@ -429,8 +438,8 @@ def _learner(method: str, net: tuple, ways: int, classes: int, inner: tuple) -> 
 
 
 @lru_cache(maxsize=1)
-def _probe(name: str, weights: str, seed: int):
-    return load_probe(name, weights or None, seed)
+def _probe(name: str, weights: Path | None, seed: int):
+    return load_probe(name, weights, seed)
 
 
 @lru_cache(maxsize=2)

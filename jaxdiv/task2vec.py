@@ -28,7 +28,7 @@ from jaxdiv.nets.resnet import PERTURBATIONS, TAPS, Layer, Probe, at, feature_co
 # probabilities [images, ways], key -> score vectors [images, columns, ways]
 Columns = Callable[[Array, PRNGKeyArray | None], Array]
 # Bytes of activations and cotangents that one chunk of images may take, by default.
-_CHUNK_BYTES = 128 * 2**20
+_CHUNK_BYTES = 2**28  # larger chunks were slower on a CPU: they leave its caches
 
 
 def fit_head(features: Float[Array, "images d"], labels: Int[Array, " images"], ways: int) -> Head:
@@ -210,20 +210,40 @@ def _kernel_squares(
     """
     columns, images, ho, wo, filters = d.shape
     pixels, taps = ho * wo, layer.kernel**2
+    shared = (
+        layer.stride == 1 and layer.kernel > 1
+    )  # then the patches' Gram matrix is a sum of shifted pixels' ones
     by_gradient = pixels * taps * layer.inputs * filters * columns
-    gram = pixels * layer.inputs * (1 if layer.stride == 1 else taps)
-    by_gram = (
-        pixels * (gram + pixels * taps + pixels * filters * columns)
-        if layer.stride == 1
-        else (pixels * (gram + pixels * filters * columns))
-    )
-    patches = _windows(x, layer, ho, wo).reshape(images, pixels, taps * layer.inputs)
+    # Measured: adding up a shifted matrix costs about eight multiply-adds of a matrix product per element.
+    by_gram = pixels**2 * (layer.inputs + 8 * taps if shared else layer.inputs * taps)
+    by_gram += pixels**2 * filters * columns
     rows = d.transpose(1, 2, 3, 0, 4).reshape(images, pixels, columns * filters)
     if by_gradient <= by_gram:
+        patches = _windows(x, layer, ho, wo).reshape(images, pixels, taps * layer.inputs)
         squares = jnp.einsum("npi,npo->nio", patches, rows) ** 2
         return squares.sum((0, 1)).reshape(columns, filters).sum(0)
-    matrix = jnp.einsum("npi,nqi->npq", patches, patches)
+    if shared:
+        matrix = _shifted_gram(x, layer)
+    else:
+        patches = _windows(x, layer, ho, wo).reshape(images, pixels, taps * layer.inputs)
+        matrix = jnp.einsum("npi,nqi->npq", patches, patches)
     return (jnp.einsum("npq,nqo->npo", matrix, rows) * rows).sum((0, 1)).reshape(columns, filters).sum(0)
+
+
+def _shifted_gram(x: Float[Array, "images h w inputs"], layer: Layer) -> Float[Array, "images h*w h*w"]:
+    """The Gram matrix of all patches of a stride-1 convolution: two patches' product is the sum, over the kernel's
+    taps, of the products of the pixels under each."""
+    images, h, w, inputs = x.shape
+    p = layer.padding
+    flat = x.reshape(images, h * w, inputs)
+    products = jnp.einsum("npi,nqi->npq", flat, flat).reshape(images, h, w, h, w)
+    products = jnp.pad(products, ((0, 0), (p, p), (p, p), (p, p), (p, p)))
+    shifted = [
+        products[:, i : i + h, j : j + w, i : i + h, j : j + w]
+        for i in range(layer.kernel)
+        for j in range(layer.kernel)
+    ]
+    return sum(shifted[1:], shifted[0]).reshape(images, h * w, h * w)
 
 
 def _windows(x: Array, layer: Layer, ho: int, wo: int) -> Float[Array, "images ho wo taps*inputs"]:

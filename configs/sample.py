@@ -1,0 +1,34 @@
+"""A small real study: Omniglot, Mini-ImageNet, Flowers and their unions, with an ImageNet ResNet-50 as the probe.
+
+    python launch.py --config=configs/sample.py --workdir=study-sample --config.data.archive_dir=DIR
+
+DIR holds `omniglot_png.zip`, `miniimagenet_sample.tar`, `flowers_sample.tar` (a folder per class; samples will do) and
+`resnet50_imagenet_fp16.safetensors` (torchvision's names, stride in the first 1x1). The README has the numbers that it
+gave, the machine and the time.
+"""
+
+from configs import default
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.benchmarks = (
+        "omniglot",
+        "mini_imagenet",
+        "flower",
+        "mini_imagenet+omniglot",
+        "flower+omniglot",
+        "mini_imagenet+flower",
+        "mini_imagenet+flower+omniglot",
+    )
+    config.data.partial = True
+    config.probe.update(
+        {"name": "resnet50_v1", "weights": "resnet50_imagenet_fp16.safetensors", "pixels": 64, "tasks": 10}
+    )
+    config.learner.update({"width": 16, "pixels": 28})
+    config.pt.update({"steps": 600, "batch": 64})
+    config.maml.update({"steps": 150, "meta_batch": 2})
+    config.evaluation.tasks = 200
+    config.checkpoint_every = 50
+    return config
