@@ -5,8 +5,8 @@
     python launch.py --config.maml.steps=500          any field of the configuration
     python launch.py --dry_run                        what would be done
 
-The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report. Results go to --workdir,
-one folder per unit of work; a second run does only what is lacking. WORKDIR/report/report.html is the end of it.
+The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report.
+Results go to --workdir, one folder per unit of work; a second run does only what is lacking. WORKDIR/report/report.html is the end of it.
 """
 
 import os

@@ -7,8 +7,9 @@ DIR holds `omniglot_png.zip`, `miniimagenet_sample.tar`, `flowers_sample.tar` (a
 gave, the machine and the time.
 """
 
-from configs import default
 from ml_collections import ConfigDict
+
+from configs import default
 
 
 def get_config() -> ConfigDict:

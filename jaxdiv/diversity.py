@@ -31,9 +31,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def cosine(
-    a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]
-) -> Float[np.ndarray, "..."]:
+def cosine(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
     """1 − cos(a, b). An embedding of zeros is at distance 1 from everything but another one, where it is 0."""
     dot = np.einsum("...f,...f->...", a, b)
     lengths = np.sqrt(np.einsum("...f,...f->...", a, a) * np.einsum("...f,...f->...", b, b))
@@ -42,9 +40,7 @@ def cosine(
     return np.clip(np.where(both_zero, 0.0, 1.0 - dot / np.where(lengths > 0, lengths, 1.0)), 0.0, 2.0)
 
 
-def task2vec(
-    a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]
-) -> Float[np.ndarray, "..."]:
+def task2vec(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
     """The reference's: cosine distance of a/(a+b+1e-8) and b/(a+b+1e-8), which depends on the Fisher's scale."""
     total = a + b + _EPSILON
     return cosine(a / total, b / total)
@@ -53,7 +49,7 @@ def task2vec(
 def task2vec_scale_free(
     a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]
 ) -> Float[np.ndarray, "..."]:
-    """`task2vec` without the 1e-8: the same when both embeddings are scaled alike. Entries zero in both are left out."""
+    """`task2vec` without the 1e-8: the same when both embeddings are scaled alike. Entries zero in both drop out."""
     total = a + b
     total = np.where(total > 0, total, 1.0)
     return cosine(a / total, b / total)
@@ -99,7 +95,7 @@ def jackknife(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
 
 
 def iid_pairs(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
-    """The reference's interval, t(.975, N−1)·sd/√N over the N = n(n−1)/2 pairs: too narrow, they are not independent."""
+    """The reference's interval, t(.975, N−1)·sd/√N over N = n(n−1)/2 pairs: too narrow, they are not independent."""
     n = _enough(distances)
     pairs = distances[np.triu_indices(n, 1)]
     return _interval(pairs.mean(), pairs.std(ddof=1) / np.sqrt(len(pairs)), len(pairs) - 1)
@@ -158,9 +154,7 @@ def _checked(embeddings: ArrayLike, least: int) -> np.ndarray:
         raise InputError(f"this needs at least {least} tasks' embeddings, not {len(rows)}")
     bad = np.flatnonzero(~np.isfinite(rows).all(1))
     if len(bad):
-        raise InputError(
-            f"embeddings: NaN or infinity in {len(bad)} of {len(rows)} tasks, first in task {bad[0]}"
-        )
+        raise InputError(f"embeddings: NaN or infinity in {len(bad)} of {len(rows)} tasks, first in task {bad[0]}")
     if (rows < 0).any():
         raise InputError("embeddings: negative entries, which no Fisher diagonal has")
     return rows

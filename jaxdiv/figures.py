@@ -119,10 +119,7 @@ def _group(data: PlotData, method: str, metric: str, test_set: str) -> list[dict
     return [
         p
         for p in data.points
-        if p["method"] == method
-        and p["test_set"] == test_set
-        and p[metric] is not None
-        and p["diversity"] is not None
+        if p["method"] == method and p["test_set"] == test_set and p[metric] is not None and p["diversity"] is not None
     ]
 
 
@@ -187,7 +184,7 @@ def _number_points(ax: Any, rows: list[dict[str, Any]], metric: str, numbers: Ma
     if not rows:
         return
     scale = 72 / ax.figure.dpi
-    to_points = lambda xy: ax.transData.transform(np.asarray(xy, float)) * scale  # noqa: E731
+    to_points = lambda xy: ax.transData.transform(np.asarray(xy, float)) * scale
     anchors = to_points([(p["diversity"], p[metric]) for p in rows])
     texts = [str(numbers[p["benchmark"]]) for p in rows]
     sizes = np.array([(4.7 * len(text), 6.2) for text in texts])
@@ -313,9 +310,7 @@ def _draw(data: PlotData, name: str) -> tuple[Any, int, int]:
     below = 0.76 + 0.16 * len(_methods(data)) if name == "figure2" else 0.62  # ticks, axis name, legend
     foot = [] if name == "figure2" else _key_lines(data.numbers, int(width * 14))
     if foot and "fixed" in tests:
-        foot.append(
-            f"own test split: the benchmark's own; {data.test_sets['fixed']}: the same for every learner"
-        )
+        foot.append(f"own test split: the benchmark's own; {data.test_sets['fixed']}: the same for every learner")
     footer = 0.17 * len(foot) + 0.2 if foot else 0.0
     height = tall * max(len(grid), 1) + footer
     figure = Figure(figsize=(width, height), dpi=150)
@@ -360,11 +355,7 @@ def _cut(svg: str, name: str, rows: int, columns: int) -> list[list[str]]:
     in one panel serve the others.
     """
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = (
-        svg.replace('href="#', f'href="#{name}-')
-        .replace("url(#", f"url(#{name}-")
-        .replace("xlink:href", "href")
-    )
+    svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-").replace("xlink:href", "href")
     svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)").replace(GRID, "var(--grid)")
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     found = re.findall(r'\n  <g id="[\w-]*-axes_\d+">.*?\n  </g>', svg, flags=re.DOTALL)

@@ -16,7 +16,7 @@ class Learner(NamedTuple):
       gradient: `params, batch, key -> (gradient like params, {"loss": [], "accuracy": []})`. The method takes its own
         gradient, since MAML's must be taken task by task: one gradient around the whole meta-batch would hold every
         task's inner loop in memory at once.
-      adapt: `params, support images, support labels -> predict`, where `predict(query images)` gives logits `[n, ways]`.
+      adapt: `params, support images, support labels -> predict`, `predict(query images)` gives logits `[n, ways]`.
     """
 
     init: Callable[[Array], PyTree]

@@ -69,7 +69,7 @@ def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: f
         right = jnp.concatenate([_diagonals(root), (residual / root)[:, :, None]], axis=2)
         solved = lax.linalg.triangular_solve(lower, right, left_side=True, lower=True)
         t, u = solved[:, :, :n], solved[:, :, n]
-        # Each class's dual must go on summing to 0 (the bias's optimality): E₁ = E − E11ᵀE / 1ᵀE1, as a projection of T.
+        # Each class's dual must keep summing to 0 (the bias's optimality): E₁ = E − E11ᵀE / 1ᵀE1, as a projection of T.
         ones = t.sum(2)
         ones = ones / jnp.linalg.norm(ones, axis=1, keepdims=True)
         t = t - ones[:, :, None] * jnp.einsum("ci,cij->cj", ones, t)[:, None, :]

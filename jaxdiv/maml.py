@@ -85,22 +85,15 @@ def _batch_gradient(apply, params, tasks, inner_steps, inner_rate, first_order, 
     one = jax.value_and_grad(partial(meta_loss, apply), has_aux=True)
     each = lambda task: one(params, task, inner_steps, inner_rate, first_order, remat)
     # On a CPU vmap would turn the tasks' adapted kernels into grouped convolutions, at half the speed of a loop.
-    if jax.default_backend() == "cpu":
-        results = lax.map(each, tasks)
-    else:
-        results = jax.vmap(each)(tasks)
+    results = lax.map(each, tasks) if jax.default_backend() == "cpu" else jax.vmap(each)(tasks)
     return jax.tree.map(lambda leaf: leaf.mean(0), results)
 
 
-def learner(
-    init: Callable, apply: Apply, inner_steps: int, inner_rate: float, first_order: bool, remat: bool = False
-):
+def learner(init: Callable, apply: Apply, inner_steps: int, inner_rate: float, first_order: bool, remat: bool = False):
     """The MAML `Learner`: trained on batches of tasks, adapted by the same number of inner steps."""
 
     def gradient(params, tasks, key):
-        (loss, accuracy_), grads = _batch_gradient(
-            apply, params, tasks, inner_steps, inner_rate, first_order, remat
-        )
+        (loss, accuracy_), grads = _batch_gradient(apply, params, tasks, inner_steps, inner_rate, first_order, remat)
         return grads, {"loss": loss, "accuracy": accuracy_}
 
     def adapted(params, images, labels):

@@ -99,9 +99,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str], heads: Sequence[str] | N
         f'<th scope="col"{_side(text)}>{html.escape(name)}</th>'
         for name, text in zip(heads or columns, first, strict=True)
     )
-    body = "".join(
-        f"<tr>{''.join(f'<td{_side(t)}>{html.escape(t)}</td>' for t in row)}</tr>" for row in texts
-    )
+    body = "".join(f"<tr>{''.join(f'<td{_side(t)}>{html.escape(t)}</td>' for t in row)}</tr>" for row in texts)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -151,9 +149,7 @@ def _table2(correlations: Sequence[Row]) -> str:
 
 def _figure(name: str, panels: list[list[str]], data: PlotData) -> str:
     if name == "figure2":
-        text = (
-            "Least-squares lines over the range of each method's points; the interval of R² is in brackets."
-        )
+        text = "Least-squares lines over the range of each method's points; the interval of R² is in brackets."
     else:
         text = (
             "One point a benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of "
@@ -169,9 +165,7 @@ def _figure(name: str, panels: list[list[str]], data: PlotData) -> str:
         key = " ".join(f'<span class="key"><b>{i}</b> {html.escape(b)}</span>' for b, i in items)
         key = f'<p class="note">{key}</p>'
     grid = "panels large" if name == "figure2" else "panels"
-    rows = "".join(
-        f'<div class="{grid}">{"".join(f"<div>{svg}</div>" for svg in row)}</div>' for row in panels
-    )
+    rows = "".join(f'<div class="{grid}">{"".join(f"<div>{svg}</div>" for svg in row)}</div>' for row in panels)
     shown = rows or "<p>No points to show.</p>"
     return f"<h2>{_CAPTIONS[name]}</h2><p>{html.escape(text)}</p>{key}{shown}"
 

@@ -85,9 +85,7 @@ def write_report(
     return folder / "report.html"
 
 
-def terminal_tables(
-    diversity_rows: Sequence[Row], correlations: Sequence[Row], width: int = 100
-) -> list[Any]:
+def terminal_tables(diversity_rows: Sequence[Row], correlations: Sequence[Row], width: int = 100) -> list[Any]:
     """Tables 1 and 2 as rich tables for a terminal of `width` columns (the paper's columns go below 96)."""
     from rich import box
     from rich.table import Table

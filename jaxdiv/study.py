@@ -57,13 +57,10 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     failures: list[dict[str, str]] = []
     with Watch(console, todo) as watch:
         for unit in todo:
-            failure = _attempt(unit, watch, failures)
-            if failure:
-                failures.append({"unit": unit.name, "reason": failure})
+            if reason := _attempt(unit, watch, failures):
+                failures.append({"unit": unit.name, "reason": reason})
     for failure in failures:
-        console.print(
-            f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True
-        )
+        console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
     correlated = maker.correlation(units)
     if "correlate" in stages and not correlated.done:
         correlated.execute(_silent)
@@ -119,9 +116,7 @@ def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: C
             step = train.latest_step(unit.scratch)
             state = "done" if unit.done else f"resume from step {step}" if step else "run"
             settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
-            console.print(
-                f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True
-            )
+            console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
 
 
 def check(config: ConfigDict) -> None:
@@ -232,7 +227,7 @@ class _Maker:
 
     def _prepare(self, base: str, pixels: int) -> Unit:
         if base in benchmarks.BASE_SETS:
-            settings = {"partial": self.data.partial, "min_images": self.data.min_images}
+            settings: dict[str, Any] = {"partial": self.data.partial, "min_images": self.data.min_images}
         else:
             settings = {"classes": self.data.classes, "images": self.data.images, "seed": self.data.seed}
 
@@ -261,9 +256,7 @@ class _Maker:
                 task = jax.tree.map(lambda leaf: leaf[0], sample_tasks(for_task, table, **self.task))
                 images = jnp.concatenate([task.support_images, task.query_images])
                 labels = jnp.concatenate([task.support_labels, task.query_labels])
-                embedding = task2vec.embed(
-                    net, images, labels, self.task["ways"], probe.estimator, for_fisher
-                )
+                embedding = task2vec.embed(net, images, labels, self.task["ways"], probe.estimator, for_fisher)
                 embeddings.append(np.asarray(embedding))
                 progress((number + 1) / probe.tasks, f"task {number + 1} of {probe.tasks}")
             stacked = np.stack(embeddings)
@@ -380,9 +373,7 @@ class _Maker:
             measured = {row["benchmark"]: row["diversity"] for row in rows}
             tested = [need.result for need in done if need.stage == "evaluate"]
             points = [
-                {**row, "diversity": measured[row["benchmark"]]}
-                for row in tested
-                if row["benchmark"] in measured
+                {**row, "diversity": measured[row["benchmark"]]} for row in tested if row["benchmark"] in measured
             ]
             return {"diversity": rows, "points": points, "correlations": correlations(points)}, {}
 
@@ -432,9 +423,7 @@ def _learner(method: str, net: tuple, ways: int, classes: int, inner: tuple) -> 
     if kind is None:
         return pretrain.learner(init, forward, ways)
     rate, remat = inner
-    return maml.learner(
-        init, lambda params, images: forward(params, images)[0], kind[0], rate, kind[1], remat
-    )
+    return maml.learner(init, lambda params, images: forward(params, images)[0], kind[0], rate, kind[1], remat)
 
 
 @lru_cache(maxsize=1)
@@ -463,9 +452,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 temporary.write_text(json.dumps(mine, indent=1))
         theirs = json.loads(file.read_text())
     except OSError as error:
-        raise InputError(
-            f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir"
-        ) from None
+        raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir") from None
     except json.JSONDecodeError:
         raise InputError(f"{file} is no study's file: choose another --workdir, or remove it") from None
     differ = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))

@@ -41,9 +41,7 @@ def fit_head(features: Float[Array, "images d"], labels: Int[Array, " images"], 
     return logistic.fit(features, labels, ways=ways)
 
 
-def exact(
-    probe: Probe, images: Array, head: Head, key: PRNGKeyArray | None = None, chunk: int | None = None
-) -> Array:
+def exact(probe: Probe, images: Array, head: Head, key: PRNGKeyArray | None = None, chunk: int | None = None) -> Array:
     """The Fisher diagonal itself, by ways − 1 backward passes. Uses no key. Arguments as `fisher`'s."""
     return _fisher(probe, images, head, key, stick_breaking, chunk)
 
@@ -140,16 +138,16 @@ def stick_breaking(probabilities: Float[Array, "images ways"], key: PRNGKeyArray
 
 
 def _random_signs(probabilities: Array, key: PRNGKeyArray | None) -> Array:
+    assert key is not None  # `fisher` sees to it
     columns = stick_breaking(probabilities)
     signs = jax.random.rademacher(key, columns.shape[:2], columns.dtype)
     return jnp.einsum("nk,nkc->nc", signs, columns)[:, None, :]
 
 
 def _one_label(probabilities: Array, key: PRNGKeyArray | None) -> Array:
+    assert key is not None  # `fisher` sees to it
     drawn = jax.random.categorical(key, jnp.log(probabilities))
-    return (jax.nn.one_hot(drawn, probabilities.shape[1], dtype=probabilities.dtype) - probabilities)[
-        :, None, :
-    ]
+    return (jax.nn.one_hot(drawn, probabilities.shape[1], dtype=probabilities.dtype) - probabilities)[:, None, :]
 
 
 @partial(jax.jit, static_argnames=("columns", "chunk"))
@@ -194,9 +192,7 @@ def _fisher_of_chunk(
         squares = _kernel_squares(at(taps, layer.conv)["input"], d, layer)
         # d is taken behind the batch norm: its slope leads to the convolution's output.
         found.append(squares * norm["scale"] ** 2 / (var + 1e-5) / (layer.kernel**2 * layer.inputs))
-        found.append(
-            jnp.sum(jnp.einsum("knhwo,nhwo->kno", d, at(taps, layer.norm)["normalised"]) ** 2, (0, 1))
-        )
+        found.append(jnp.sum(jnp.einsum("knhwo,nhwo->kno", d, at(taps, layer.norm)["normalised"]) ** 2, (0, 1)))
     return jnp.concatenate(found)
 
 
@@ -210,9 +206,7 @@ def _kernel_squares(
     """
     columns, images, ho, wo, filters = d.shape
     pixels, taps = ho * wo, layer.kernel**2
-    shared = (
-        layer.stride == 1 and layer.kernel > 1
-    )  # then the patches' Gram matrix is a sum of shifted pixels' ones
+    shared = layer.stride == 1 and layer.kernel > 1  # then the patches' Gram matrix is a sum of shifted pixels' ones
     by_gradient = pixels * taps * layer.inputs * filters * columns
     # Measured: adding up a shifted matrix costs about eight multiply-adds of a matrix product per element.
     by_gram = pixels**2 * (layer.inputs + 8 * taps if shared else layer.inputs * taps)
@@ -253,11 +247,7 @@ def _windows(x: Array, layer: Layer, ho: int, wo: int) -> Float[Array, "images h
         return x[:, ::s, ::s]
     x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
     return jnp.concatenate(
-        [
-            x[:, i : i + s * (ho - 1) + 1 : s, j : j + s * (wo - 1) + 1 : s]
-            for i in range(k)
-            for j in range(k)
-        ],
+        [x[:, i : i + s * (ho - 1) + 1 : s, j : j + s * (wo - 1) + 1 : s] for i in range(k) for j in range(k)],
         -1,
     )
 
@@ -276,9 +266,7 @@ def _chunks(images: Array, chunk: int) -> tuple[Array, Array]:
 def _default_chunk(probe: Probe, images: Array, columns: int) -> int:
     """As many images as `_CHUNK_BYTES` hold of activations and of each column's cotangents."""
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-    state = jax.eval_shape(
-        lambda x: probe.net.apply(probe.variables, x, mutable=[TAPS, PERTURBATIONS])[1], one
-    )
+    state = jax.eval_shape(lambda x: probe.net.apply(probe.variables, x, mutable=[TAPS, PERTURBATIONS])[1], one)
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(state[name])) for name in (TAPS, PERTURBATIONS)}
     needed = (sizes[TAPS] + columns * sizes[PERTURBATIONS]) * images.dtype.itemsize
     return max(1, min(images.shape[0], _CHUNK_BYTES // needed))
@@ -297,9 +285,7 @@ def _check_images(images: Array, chunk: int | None) -> None:
 def _check_finite(values: Array, what: str) -> None:
     # Inside somebody's jit or vmap nothing can be looked at; the outer call is theirs to check.
     if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
-        raise InputError(
-            f"{what}: NaN or infinity in {int((~np.isfinite(values)).sum())} of {values.size} numbers"
-        )
+        raise InputError(f"{what}: NaN or infinity in {int((~np.isfinite(values)).sum())} of {values.size} numbers")
 
 
 def _check_labels(labels: Array, images: int, ways: int) -> None:
@@ -307,5 +293,5 @@ def _check_labels(labels: Array, images: int, ways: int) -> None:
         raise InputError(f"labels must be [{images}], one an image, not {labels.shape}")
     if isinstance(labels, jax.core.Tracer):
         return
-    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < ways):
+    if labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < ways):
         raise InputError(f"labels must lie in 0..{ways - 1}, not {int(labels.min())}..{int(labels.max())}")

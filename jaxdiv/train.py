@@ -32,7 +32,7 @@ def train(
     checkpoint_every: int,
     progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> dict[str, float]:
-    """Train for `steps` outer steps of Adam and return the last one's metrics; resume from `folder` where it has a checkpoint.
+    """Train for `steps` outer steps of Adam and return the last one's metrics; resume where `folder` has a checkpoint.
 
     Every random draw is a function of `key` and the step, so a resumed run equals an undisturbed one bit for bit.
 

@@ -159,9 +159,7 @@ def _support(correlations: Sequence[Row], diversity_rows: Sequence[Row]) -> list
     known = [row for row in correlations if row["r2"] is not None]
     text = []
     if not known:
-        text.append(
-            "No R² is defined: it takes 3 benchmarks or more that differ in diversity and performance."
-        )
+        text.append("No R² is defined: it takes 3 benchmarks or more that differ in diversity and performance.")
     else:
         n = max(row["n"] for row in known)
         low, high = r2_interval(0.645, n)

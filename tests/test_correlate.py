@@ -174,9 +174,7 @@ def test_band_of_the_trend_equals_the_textbook_interval_of_the_mean():
     fit = stats.linregress(x - 0.0, y)
     # At x = 0 the line is its intercept, so the band is the intercept's own t interval.
     half = stats.t.ppf(0.975, 7) * fit.intercept_stderr
-    np.testing.assert_allclose(
-        [band.value[0], band.low[0], band.high[0]], fit.intercept + np.array([0, -half, half])
-    )
+    np.testing.assert_allclose([band.value[0], band.low[0], band.high[0]], fit.intercept + np.array([0, -half, half]))
 
 
 def test_two_points_have_a_line_without_band_and_one_has_none():

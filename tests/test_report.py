@@ -89,9 +89,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.ids += [value for name, value in attributes if name == "id"]
-        self.fetched += [
-            value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "srcset")
-        ]
+        self.fetched += [value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "srcset")]
         if tag not in ("meta", "link", "img", "br"):
             self.open.append(tag)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -116,7 +117,7 @@ def prepare(
         by_class, names, split, left_out = _read(base, pixels, settings, progress)
     count = np.array([len(images) for images in by_class])
     arrays = {"images": np.concatenate(by_class), "count": count, "split": split, "name": np.array(names)}
-    facts = {"left_out": left_out}
+    facts: dict[str, Any] = {"left_out": left_out}
     for number, title in enumerate(SPLITS):
         facts[title] = {"classes": int((split == number).sum()), "images": int(count[split == number].sum())}
     return arrays, facts
@@ -151,15 +152,10 @@ def load_benchmark(
     return tables[0] if len(tables) == 1 else union(tables)
 
 
-def archive(base: str, settings: DataSettings) -> Path | None:
-    """Where a base set's archive is expected; None for a generated one."""
-    return Path(settings.archive_dir) / BASE_SETS[base].archive if base in BASE_SETS else None
-
-
 def _generate(spread, pixels, settings):
     total = sum(settings.classes)
     # The spread enters the key, so that two generated benchmarks share no draw.
-    key = jax.random.fold_in(jax.random.key(settings.seed), int(round(spread * 1e6)))
+    key = jax.random.fold_in(jax.random.key(settings.seed), round(spread * 1e6))
     images, _ = synthetic.generate(key, spread, total, settings.images, pixels)
     return list(images), [f"class {i}" for i in range(total)], np.repeat([0, 1, 2], settings.classes)
 
@@ -167,19 +163,13 @@ def _generate(spread, pixels, settings):
 def _read(base, pixels, settings, progress):
     facts = BASE_SETS[base]
     expected = f"{facts.title} as {facts.archive}, a folder per class"
-    path = archive(base, settings)
+    path = Path(settings.archive_dir) / facts.archive
     images = folder.read_classes(path, expected, folder.decoder(pixels, facts.gray), progress)
-    split_of = (
-        _split_by_order(facts, images, path) if not facts.splits else _split_by_name(facts, images, path)
-    )
+    split_of = _split_by_order(facts, images, path) if not facts.splits else _split_by_name(facts, images, path)
     small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
     missing = [name for name in split_of if name not in images]
     if (missing or small) and not settings.partial:
-        what = (
-            f"lacks class {missing[0]!r}"
-            if missing
-            else f"has only {len(images[small[0]])} of class {small[0]!r}"
-        )
+        what = f"lacks class {missing[0]!r}" if missing else f"has only {len(images[small[0]])} of class {small[0]!r}"
         raise InputError(
             f"{path} {what} (and {len(missing) + len(small) - 1} more such): get the whole archive, or leave such "
             f"classes out by --config.data.partial=true"

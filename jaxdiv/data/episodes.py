@@ -1,6 +1,8 @@
 """ImageTable on the device -> few-shot tasks and training batches: pure, jitted, keyed."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,12 @@ class ImageTable:
       classes: the names of the classes.
     """
 
-    images: UInt8[Array, "n h w c"]
-    first: Int[Array, "classes"]
-    count: Int[Array, "classes"]
-    dataset: Int[Array, "classes"]
-    mean: Float[Array, "datasets c"]
-    std: Float[Array, "datasets c"]
+    images: UInt8[Any, "n h w c"]  # NumPy on the host, JAX once on the device
+    first: Int[Any, "classes"]
+    count: Int[Any, "classes"]
+    dataset: Int[Any, "classes"]
+    mean: Float[Any, "datasets c"]
+    std: Float[Any, "datasets c"]
     rotates: tuple[bool, ...] = struct.field(pytree_node=False)
     classes: tuple[str, ...] = struct.field(pytree_node=False)
     largest: int = struct.field(pytree_node=False)  # images in the largest class
@@ -46,7 +48,11 @@ class Task:
 
 
 def make_table(
-    by_class: list[np.ndarray], classes: list[str], mean: list[float], std: list[float], rotates: bool = False
+    by_class: list[np.ndarray],
+    classes: list[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    rotates: bool = False,
 ) -> ImageTable:
     """One data set's table from each class's images `[count, h, w, c]` uint8."""
     count = np.array([len(images) for images in by_class], np.int32)
@@ -70,13 +76,9 @@ def union(tables: list[ImageTable]) -> ImageTable:
     join = lambda name: np.concatenate([np.asarray(getattr(t, name)) for t in tables])
     return ImageTable(
         images=join("images"),
-        first=np.concatenate([t.first + row for t, row in zip(tables, rows[:-1], strict=True)]).astype(
-            np.int32
-        ),
+        first=np.concatenate([t.first + row for t, row in zip(tables, rows[:-1], strict=True)]).astype(np.int32),
         count=join("count"),
-        dataset=np.concatenate([t.dataset + s for t, s in zip(tables, sets[:-1], strict=True)]).astype(
-            np.int32
-        ),
+        dataset=np.concatenate([t.dataset + s for t, s in zip(tables, sets[:-1], strict=True)]).astype(np.int32),
         mean=join("mean"),
         std=join("std"),
         rotates=sum((t.rotates for t in tables), ()),

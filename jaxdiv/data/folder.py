@@ -29,9 +29,7 @@ def read_classes(
       InputError: missing, truncated or of another kind; no image inside; an image that cannot be decoded.
     """
     if not path.exists():
-        raise InputError(
-            f"{path} is missing: expected {expected}; put it there or set --config.data.archive_dir"
-        )
+        raise InputError(f"{path} is missing: expected {expected}; put it there or set --config.data.archive_dir")
     try:
         encoded = sorted(_members(path))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -57,9 +55,7 @@ def decoder(pixels: int, gray: bool) -> Callable[[bytes, str], np.ndarray]:
         try:
             image = Image.open(io.BytesIO(data)).convert("L" if gray else "RGB")
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise InputError(
-                f"{name} is no image that can be decoded ({error}): replace or remove it"
-            ) from None
+            raise InputError(f"{name} is no image that can be decoded ({error}): replace or remove it") from None
         resized = np.asarray(image.resize((pixels, pixels), Image.Resampling.BILINEAR))
         return resized[..., None] if gray else resized
 

@@ -112,7 +112,7 @@ class ResNet(nn.Module):
         depths: blocks of each stage.
         widths: channels of each stage; a bottleneck block puts out four times as many.
         bottleneck: three convolutions a block (1x1, 3x3, 1x1) instead of two 3x3.
-        stride_first: a bottleneck's stride lies in the first 1x1 (the paper's, "v1") and not in the 3x3 (torchvision's).
+        stride_first: a bottleneck's stride lies in the first 1x1 (the paper's, "v1"), not in the 3x3 (torchvision's).
         small_stem: one 3x3 convolution and no max-pool, for small images; otherwise 7x7/2 and 3x3/2 max-pool.
     """
 
@@ -191,15 +191,15 @@ class Probe:
     def logits(self, images: Float[Array, "images h w c"]) -> Float[Array, "images classes"]:
         """The class scores of the weights' own classifier. Raises InputError where the probe has none."""
         if "fc" not in self.params:
-            raise InputError(
-                f"probe {self.name!r} has no classifier: it was not loaded from weights with fc.weight"
-            )
+            raise InputError(f"probe {self.name!r} has no classifier: it was not loaded from weights with fc.weight")
         return self.features(images) @ self.params["fc"]["kernel"] + self.params["fc"]["bias"]
 
 
 @jax.jit
 def _features(probe: Probe, images: Array) -> Array:
-    return probe.net.apply(probe.variables, images)
+    features = probe.net.apply(probe.variables, images)
+    assert isinstance(features, jax.Array)  # not a tuple: no collection is mutable
+    return features
 
 
 def random_params(key: PRNGKeyArray, net: ResNet) -> dict[str, Any]:
@@ -238,9 +238,7 @@ def at(tree: Mapping[str, Any], module: str) -> Any:
 
 @partial(jax.jit, static_argnames=("net",))
 def _apply_calibrating(net: ResNet, params: Any, stats: Any, images: Array) -> Any:
-    return net.apply({"params": params, "batch_stats": stats}, images, mutable=["batch_stats"])[1][
-        "batch_stats"
-    ]
+    return net.apply({"params": params, "batch_stats": stats}, images, mutable=["batch_stats"])[1]["batch_stats"]
 
 
 def _calibrate(net: ResNet, params: Any, shapes: Any, images: Array) -> Any:
@@ -289,7 +287,7 @@ def _stages(net: ResNet) -> list[tuple[tuple[tuple[Layer, ...], Layer | None], .
             stride = 2 if number > 1 and block == 0 else 1
             path = f"layer{number}.{block}"
             if net.bottleneck:
-                strides = (stride, 1, 1) if net.stride_first else (1, stride, 1)
+                strides: tuple[int, ...] = (stride, 1, 1) if net.stride_first else (1, stride, 1)
                 shapes = [(inputs, width, 1), (width, width, 3), (width, out, 1)]
             else:
                 strides = (stride, 1)

@@ -47,18 +47,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: expected a .safetensors file with torchvision's parameter names")
     if not path.is_file():
-        raise InputError(
-            f"no weights at {path}: expected a .safetensors file with torchvision's parameter names"
-        )
+        raise InputError(f"no weights at {path}: expected a .safetensors file with torchvision's parameter names")
     try:
         with safe_open(path, "flax") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: truncated, or not a .safetensors file ({error})") from None
-    return {
-        k: np.asarray(v, np.float32 if jnp.issubdtype(v.dtype, jnp.floating) else None)
-        for k, v in tensors.items()
-    }
+    return {k: np.asarray(v, np.float32 if jnp.issubdtype(v.dtype, jnp.floating) else None) for k, v in tensors.items()}
 
 
 def from_torchvision(net: ResNet, tensors: dict[str, np.ndarray], source: str = "weights") -> dict[str, Any]:
