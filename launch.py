@@ -6,7 +6,8 @@
     python launch.py --dry_run                        what would be done
 
 The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report.
-Results go to --workdir, one folder per unit of work; a second run does only what is lacking. WORKDIR/report/report.html is the end of it.
+Results go to --workdir, one folder per unit of work; a second run does only what is lacking.
+WORKDIR/report/report.html is the end of it.
 """
 
 import os
@@ -16,10 +17,21 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-HERE = Path(__file__).parent
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(HERE / "configs" / "default.py"), "The study, and --config.any.field=value to change it."
-)
+
+def fail(message: str) -> int:
+    print("error:", " ".join(message.replace("\\n", " ").split()), file=sys.stderr)
+    return 1
+
+
+DEFAULT = Path(__file__).parent / "configs" / "default.py"
+try:
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", str(DEFAULT), "The study, and --config.any.field=value to change it."
+    )
+except AttributeError as error:  # ml_collections looks at the command line already here
+    given = " ".join(argument for argument in sys.argv if argument.startswith("--config."))
+    hint = str(error).strip("'\"")
+    sys.exit(fail(f"unknown configuration field in {given}: {hint}; the file of --config has the names"))
 WORKDIR = flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
 STAGES = flags.DEFINE_list(
     "stages",
@@ -40,17 +52,27 @@ def main(argv: list[str]) -> int:
     from jaxdiv.errors import InputError
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
+    try:
+        config = CONFIG.value
+        config.keys()  # ml_collections raises what was wrong with the file at the first access
+    except OSError as error:
+        return fail(f"the configuration file cannot be loaded: {error}")
     action = study.dry_run if DRY_RUN.value else study.run
     try:
-        return action(CONFIG.value, Path(WORKDIR.value), STAGES.value, Console()) or 0
+        return action(config, Path(WORKDIR.value), STAGES.value, Console()) or 0
     except InputError as error:
         return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command goes on from the last checkpoint")
 
 
-def fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+def parse(argv: list[str]) -> list[str]:
+    """absl's own parsing, with one line for a mistake."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, OSError) as error:
+        sys.exit(fail(str(error)))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -37,18 +37,18 @@ def get_config() -> ConfigDict:
                 "weights": "",  # a .safetensors file; empty: random parameters
                 "seed": 0,
                 "pixels": 16,
-                "tasks": 16,
+                "tasks": 12,
                 "estimator": "exact",
                 "distance": "task2vec_scale_free",
                 "interval": "jackknife",
             },
-            "learner": {"net": "conv4", "width": 16, "pixels": 16},
-            "pt": {"steps": 150, "batch": 64, "learning_rate": 1e-3},
-            "maml": {"steps": 60, "meta_batch": 2, "learning_rate": 3e-3, "inner_rate": 0.1, "remat": False},
+            "learner": {"net": "conv4", "width": 8, "pixels": 16},
+            "pt": {"steps": 200, "batch": 64, "learning_rate": 1e-3},
+            "maml": {"steps": 40, "meta_batch": 2, "learning_rate": 3e-3, "inner_rate": 0.1, "remat": False},
             "evaluation": {
                 "tasks": 100,
                 "fixed_test_set": "all",
             },  # all: the union of every base set of the study
-            "checkpoint_every": 30,
+            "checkpoint_every": 20,
         }
     )

@@ -43,7 +43,7 @@ def evaluate(
     for number, start in enumerate(range(0, tasks, chunk)):
         # Always a whole chunk, so that the last one is neither compiled anew nor other tasks than in a longer run.
         batch = sample(jax.random.fold_in(key, number), chunk)
-        values.append(jax.device_get(_on_tasks(learner)(params, batch)))
+        values.append(jax.device_get(_on_tasks(learner.adapt)(params, batch)))
         progress(min(start + chunk, tasks))
     share, loss = (np.concatenate(parts)[:tasks] for parts in zip(*values, strict=True))
     return Evaluation(np.asarray(share, np.float64), np.asarray(loss, np.float64))
@@ -56,9 +56,9 @@ def mean_interval(values: Float[np.ndarray, "n"], level: float = 0.95) -> tuple[
 
 
 @cache
-def _on_tasks(learner):
+def _on_tasks(adapt):
     def on_task(params, task):
-        logits = learner.adapt(params, task.support_images, task.support_labels)(task.query_images)
+        logits = adapt(params, task.support_images, task.support_labels)(task.query_images)
         return accuracy(logits, task.query_labels), cross_entropy(logits, task.query_labels)
 
     @jax.jit

@@ -5,7 +5,7 @@ at each inner gradient, so that the query loss's gradient at the adapted paramet
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 from jax import lax
@@ -96,8 +96,14 @@ def learner(init: Callable, apply: Apply, inner_steps: int, inner_rate: float, f
         (loss, accuracy_), grads = _batch_gradient(apply, params, tasks, inner_steps, inner_rate, first_order, remat)
         return grads, {"loss": loss, "accuracy": accuracy_}
 
-    def adapted(params, images, labels):
-        params = adapt(apply, params, images, labels, inner_steps, inner_rate, first_order=True)
-        return partial(apply, params)
+    return Learner(init=init, gradient=gradient, adapt=_adapter(apply, inner_steps, inner_rate))
 
-    return Learner(init=init, gradient=gradient, adapt=adapted)
+
+@cache
+def _adapter(apply, inner_steps, inner_rate):
+    """Adapting to a test task: one function for first and higher order, so that evaluation compiles it once."""
+
+    def adapted(params, images, labels):
+        return partial(apply, adapt(apply, params, images, labels, inner_steps, inner_rate, first_order=True))
+
+    return adapted

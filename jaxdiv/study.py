@@ -415,15 +415,21 @@ class _Maker:
 # Cached, so that a method compiles once for all benchmarks: jit knows a function by its identity.
 @cache
 def _learner(method: str, net: tuple, ways: int, classes: int, inner: tuple) -> Learner:
-    name, width, pixels = net
-    kind = METHODS[method]
-    module = NETS[name](ways=classes if kind is None else ways, width=width)
+    kind, (rate, remat) = METHODS[method], inner
+    if kind is None:
+        init, forward, _ = _network(*net, classes)
+        return pretrain.learner(init, forward, ways)
+    init, _, apply = _network(*net, ways)
+    return maml.learner(init, apply, kind[0], rate, kind[1], remat)
+
+
+@cache
+def _network(name: str, width: int, pixels: int, classes: int):
+    """A network as pure functions: init, forward (logits and features), apply (logits)."""
+    module = NETS[name](ways=classes, width=width)
     init = lambda key: module.init(key, jnp.zeros((2, pixels, pixels, 3)))["params"]
     forward = partial(conv4.forward, module)
-    if kind is None:
-        return pretrain.learner(init, forward, ways)
-    rate, remat = inner
-    return maml.learner(init, lambda params, images: forward(params, images)[0], kind[0], rate, kind[1], remat)
+    return init, forward, lambda params, images: forward(params, images)[0]
 
 
 @lru_cache(maxsize=1)

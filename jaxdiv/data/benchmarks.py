@@ -91,7 +91,7 @@ def components(name: str) -> tuple[str, ...]:
         elif part in BASE_SETS or synthetic.spread(part) is not None:
             parts += (part,)
         else:
-            raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, "gauss-0.25 (any spread)"])
+            raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, "gauss-0.25"])
     return parts
 
 
