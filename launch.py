@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 
 def fail(message: str) -> int:
-    print("error:", " ".join(message.replace("\\n", " ").split()), file=sys.stderr)
+    print("error:", " ".join(message.replace("\\n", " ").replace("\\", "").split()), file=sys.stderr)
     return 1
 
 

@@ -16,6 +16,7 @@ CASES = {  # image, kernel, stride, padding
     "3x3 stride 2 even, a row unused": ((8, 8), 3, 2, ((1, 1), (1, 1))),
     "3x3 stride 2 tiny output": ((4, 3), 3, 2, ((1, 1), (1, 1))),
     "7x7 stride 2": ((13, 16), 7, 2, ((3, 3), (3, 3))),
+    "1x1": ((5, 6), 1, 1, "SAME"),
     "1x1 stride 2": ((5, 6), 1, 2, "VALID"),
     "3x3 valid": ((6, 6), 3, 1, "VALID"),
 }

