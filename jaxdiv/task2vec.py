@@ -76,7 +76,7 @@ def fisher(
         head: kernel and bias on the pooled features.
         estimator: `exact`, `rademacher` or `mc`.
         key: for the two that draw.
-        chunk: images in memory at a time; None: as many as 128 MB of activations hold.
+        chunk: images in memory at a time; None: as many as 256 MB of activations and cotangents hold.
 
     Each entry is in (nats per unit of weight)². Raises InputError for an unknown estimator, a missing key, images that
     are no finite batch, or a result that is not finite.
@@ -192,7 +192,9 @@ def _fisher_of_chunk(
         squares = _kernel_squares(at(taps, layer.conv)["input"], d, layer)
         # d is taken behind the batch norm: its slope leads to the convolution's output.
         found.append(squares * norm["scale"] ** 2 / (var + 1e-5) / (layer.kernel**2 * layer.inputs))
-        found.append(jnp.sum(jnp.einsum("knhwo,nhwo->kno", d, at(taps, layer.norm)["normalised"]) ** 2, (0, 1)))
+        # Not an einsum, which XLA makes a small dot product per image and filter: 3 to 8 times slower on a CPU.
+        slopes = jnp.sum(d * at(taps, layer.norm)["normalised"], (2, 3))
+        found.append(jnp.sum(slopes**2, (0, 1)))
     return jnp.concatenate(found)
 
 

@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -32,9 +33,10 @@ def read_classes(
         raise InputError(f"{path} is missing: expected {expected}; put it there or set --config.data.archive_dir")
     try:
         encoded = sorted(_members(path))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists what it tried, a line each
         raise InputError(
-            f"{path} cannot be read ({error}): it is truncated or no .zip or .tar archive; expected {expected}"
+            f"{path} cannot be read ({reason}): it is truncated or no .zip or .tar archive; expected {expected}"
         ) from None
     if not encoded:
         raise InputError(f"{path} holds no image in a folder of its class: expected {expected}")

@@ -1,0 +1,206 @@
+"""Tasks and batches from images that carry their own row number in their pixels."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdiv.data.episodes import check_tasks, make_table, sample_batch, sample_tasks, union
+from jaxdiv.errors import InputError
+
+WAYS, SHOTS, QUERIES = 4, 2, 3
+SIZE = {"ways": WAYS, "shots": SHOTS, "queries": QUERIES}
+RAGGED = [7, 5, 11, 6, 5, 9, 20, 5]  # images per class; SHOTS + QUERIES is the least
+UNLIKELY = 1e-3  # p-values below it fail; keys are fixed, so a test that passes always passes
+
+
+def numbered(counts, start=0, rotates=False, mean=(0.0,) * 3, std=(1.0,) * 3):
+    """A table of 2x2 images: red holds the four corners 10, 20, 30, 40, green and blue the row, `start` added."""
+    total = sum(counts)
+    images = np.empty((total, 2, 2, 3), np.uint8)
+    images[..., 0] = [[10, 20], [30, 40]]
+    rows = np.arange(start, start + total)
+    images[..., 1] = (rows // 250)[:, None, None]
+    images[..., 2] = (rows % 250)[:, None, None]
+    by_class = np.split(images, np.cumsum(counts)[:-1])
+    return make_table(by_class, [f"class {start} {i}" for i in range(len(counts))], mean, std, rotates)
+
+
+def rows_of(images):
+    pixels = np.rint(np.asarray(images) * 255).astype(int)
+    return pixels[..., 0, 0, 1] * 250 + pixels[..., 0, 0, 2]
+
+
+def class_of(rows, counts):
+    return np.searchsorted(np.cumsum(counts), rows, side="right")
+
+
+def by_label(tasks):
+    """Rows [tasks, ways, shots + queries], in label order."""
+    s, q = rows_of(tasks.support_images), rows_of(tasks.query_images)
+    return np.concatenate([s.reshape(len(s), WAYS, SHOTS), q.reshape(len(q), WAYS, QUERIES)], 2)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """2000 tasks of a ragged table."""
+    return sample_tasks(jax.random.key(0), numbered(RAGGED), **SIZE, tasks=2000)
+
+
+def assert_uniform(values, kinds):
+    observed = np.bincount(np.ravel(values), minlength=kinds)
+    assert len(observed) == kinds
+    assert stats.chisquare(observed).pvalue > UNLIKELY
+
+
+def test_support_and_query_share_no_image(drawn):
+    for rows in by_label(drawn):
+        assert len(np.unique(rows)) == WAYS * (SHOTS + QUERIES)
+
+
+def test_labels_are_balanced_from_0_to_ways_minus_1(drawn):
+    np.testing.assert_array_equal(drawn.support_labels, np.tile(np.repeat(range(WAYS), SHOTS), (2000, 1)))
+    np.testing.assert_array_equal(drawn.query_labels, np.tile(np.repeat(range(WAYS), QUERIES), (2000, 1)))
+
+
+def test_a_label_is_one_class_and_the_classes_of_a_task_are_distinct_even_when_ragged(drawn):
+    classes = class_of(by_label(drawn), RAGGED)
+    assert (classes == classes[..., :1]).all()
+    assert all(len(set(task)) == WAYS for task in classes[..., 0])
+
+
+def test_every_label_meets_every_class_equally_often(drawn):
+    classes = class_of(by_label(drawn)[..., 0], RAGGED)
+    for label in range(WAYS):
+        assert_uniform(classes[:, label], len(RAGGED))
+    pairs = classes[:, 0] * (len(RAGGED) - 1) + classes[:, 1] - (classes[:, 1] > classes[:, 0])
+    assert_uniform(pairs, len(RAGGED) * (len(RAGGED) - 1))
+
+
+def test_every_image_of_a_class_is_drawn_equally_often_for_support_and_for_query(drawn):
+    rows = by_label(drawn)
+    for images in (rows[..., 0], rows[..., SHOTS]):
+        mine = images[class_of(images, RAGGED) == 6] - sum(RAGGED[:6])
+        assert_uniform(mine, RAGGED[6])
+
+
+def test_same_key_same_tasks_and_another_key_others(drawn):
+    draw = lambda seed: by_label(sample_tasks(jax.random.key(seed), numbered(RAGGED), **SIZE, tasks=2000))
+    np.testing.assert_array_equal(draw(0), by_label(drawn))
+    assert (draw(1) != by_label(drawn)).mean() > 0.5
+
+
+def test_a_task_of_a_union_stays_in_one_data_set_and_the_sets_are_drawn_equally_often():
+    parts = [[5] * 4, RAGGED, [6] * 30]  # of very different sizes
+    starts = np.cumsum([0, *map(sum, parts)])
+    table = union([numbered(counts, start) for counts, start in zip(parts, starts, strict=False)])
+    tasks = sample_tasks(jax.random.key(0), table, **SIZE, tasks=1500)
+    sets = class_of(by_label(tasks).reshape(1500, -1), list(map(sum, parts)))
+    assert (sets == sets[:, :1]).all()
+    assert_uniform(sets[:, 0], 3)
+    classes = class_of(by_label(tasks), [count for counts in parts for count in counts])
+    assert (classes == classes[..., :1]).all()
+    assert_uniform(classes[sets[:, 0] == 2, 0, 0] - 12, 30)
+
+
+def test_a_union_keeps_names_counts_and_rows():
+    one, two = numbered([5, 6]), numbered([7, 5], 11)
+    both = union([one, two])
+    assert both.classes == one.classes + two.classes
+    np.testing.assert_array_equal(both.first, [0, 5, 11, 18])
+    np.testing.assert_array_equal(both.dataset, [0, 0, 1, 1])
+    np.testing.assert_array_equal(both.images, np.concatenate([one.images, two.images]))
+    assert both.largest == 7
+    # A union of unions is the union of all their parts.
+    three = numbered([5], 23)
+    nested, flat = union([both, three]), union([one, two, three])
+    np.testing.assert_array_equal(nested.dataset, flat.dataset)
+    np.testing.assert_array_equal(nested.first, flat.first)
+
+
+def turns_of(tasks):
+    """The quarter by which each image was turned [tasks, images], asserting that it is one of the four."""
+    corners = [np.rot90([[10, 20], [30, 40]], quarter) for quarter in range(4)]
+    images = np.concatenate([tasks.support_images, tasks.query_images], 1)[..., 0]
+    same = np.stack([(np.rint(images * 255) == c).all((-2, -1)) for c in corners], -1)
+    assert (same.sum(-1) == 1).all()
+    return same.argmax(-1)
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """Tasks of a union whose second data set alone rotates: those of the first, those of the second."""
+    table = union([numbered([5] * 4), numbered([5] * 4, 20, rotates=True)])
+    tasks = sample_tasks(jax.random.key(0), table, **SIZE, tasks=1500)
+    second = rows_of(tasks.support_images).min(1) >= 20
+    pick = lambda chosen: jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], tasks)
+    return pick(~second), pick(second)
+
+
+def test_omniglot_turns_whole_classes_by_independent_quarters(turned):
+    tasks = turned[1]
+    turns = turns_of(tasks)
+    labels = np.concatenate([tasks.support_labels, tasks.query_labels], 1)
+    per_label = np.stack([turns[labels == i].reshape(len(turns), -1) for i in range(WAYS)], 1)
+    assert (per_label == per_label[..., :1]).all()  # a class's support and query turn together
+    assert_uniform(per_label[:, 0, 0] * 4 + per_label[:, 1, 0], 16)
+
+
+def test_a_data_set_that_does_not_rotate_stays_upright_beside_one_that_does(turned):
+    assert (turns_of(turned[0]) == 0).all()
+
+
+def test_pixels_are_normalised_by_their_own_data_sets_mean_and_std():
+    stat = [((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), ((1.0,) * 3, (-1.0,) * 3)]
+    tables = [numbered([5] * 4, 20 * i, mean=mean, std=std) for i, (mean, std) in enumerate(stat)]
+    table = union(tables)
+    tasks = sample_tasks(jax.random.key(0), table, **SIZE, tasks=40)
+    seen = np.asarray(tasks.query_images)
+    found = set()
+    for task in seen:
+        # Which set it was: in the right one, undoing the normalisation gives back the corners 10 and 40 in red.
+        back = [np.rint((task * np.array(std) + mean) * 255).astype(int) for mean, std in stat]
+        which = [i for i, pixels in enumerate(back) if (pixels[:, 0, 0, 0] == 10).all()]
+        assert len(which) == 1
+        rows = back[which[0]][:, 0, 0, 1] * 250 + back[which[0]][:, 0, 0, 2]
+        assert (rows // 20 == which[0]).all()
+        found.add(which[0])
+        mean, std = map(np.array, stat[which[0]])
+        np.testing.assert_allclose(task, (table.images[rows] / 255 - mean) / std, atol=1e-5)
+    assert found == {0, 1}
+
+
+def test_a_batch_is_uniform_over_images_and_labelled_by_class():
+    table = numbered(RAGGED)
+    images, labels = sample_batch(jax.random.key(0), table, 20_000)
+    rows = rows_of(images)
+    np.testing.assert_array_equal(labels, class_of(rows, RAGGED))
+    assert_uniform(rows, sum(RAGGED))
+
+
+def test_a_batch_of_a_union_concatenates_the_labels_and_normalises_by_data_set():
+    table = union([numbered([5] * 4), numbered([6] * 3, 20, mean=(1.0,) * 3, std=(-1.0,) * 3)])
+    images, labels = map(np.asarray, sample_batch(jax.random.key(0), table, 500))
+    images = np.where((labels >= 4)[:, None, None, None], 1 - images, images)
+    np.testing.assert_array_equal(labels, class_of(rows_of(images), [5] * 4 + [6] * 3))
+
+
+def test_fewer_classes_than_ways_is_an_input_error_that_names_the_benchmark():
+    with pytest.raises(InputError, match=r"^.*'small'.* 3 classes, fewer than ways=5") as error:
+        check_tasks("small", numbered([20] * 3), 5, 5, 15)
+    assert "\n" not in str(error.value)
+
+
+def test_in_a_union_each_data_set_needs_enough_classes():
+    table = union([numbered([20] * 9), numbered([20] * 4, 180)])
+    check_tasks("both", table, 4, 5, 15)
+    with pytest.raises(InputError, match="4 classes, fewer than ways=5"):
+        check_tasks("both", table, 5, 5, 15)
+
+
+def test_a_class_with_too_few_images_is_an_input_error_that_names_it():
+    table = numbered([20, 20, 19, 20, 20])
+    check_tasks("ragged", table, 5, 4, 15)
+    with pytest.raises(InputError, match=r"'class 0 2' of benchmark 'ragged' has 19 images") as error:
+        check_tasks("ragged", table, 5, 5, 15)
+    assert "= 20" in str(error.value) and "\n" not in str(error.value)

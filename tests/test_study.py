@@ -1,0 +1,219 @@
+"""The chain as a user runs it: `launch.py` in a process of its own, on a study of seconds."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "benchmarks": "('gauss-0.1','gauss-0.5','gauss-1.5')",
+    "methods": "('pt','fo_maml_5')",
+    "task.shots": 2,
+    "task.queries": 3,
+    "data.classes": "(8,5,6)",
+    "data.images": 6,
+    "probe.tasks": 4,
+    "learner.width": 4,
+    "pt.steps": 30,
+    "pt.batch": 8,
+    "maml.steps": 30,
+    "evaluation.tasks": 4,
+    "checkpoint_every": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, shared by the processes of this file."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """The workdir of a tiny study that ran undisturbed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    done = launch(cache, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def command(workdir, *arguments, config=TINY):
+    fields = [f"--config.{name}={value}" for name, value in config.items()]
+    return [sys.executable, str(ROOT / "launch.py"), f"--workdir={workdir}", *fields, *arguments]
+
+
+def environment(cache):
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+
+
+def launch(cache, workdir, *arguments, config=TINY, cwd=None):
+    line = command(workdir, *arguments, config=config)
+    return subprocess.run(line, capture_output=True, text=True, env=environment(cache), cwd=cwd, timeout=400)
+
+
+def tables(workdir):
+    return {name: (workdir / "report" / name).read_bytes() for name in ("table1.csv", "table2.csv", "points.csv")}
+
+
+def check_one_line(done, *words):
+    """Exit code 1 and one line, no traceback, which has every one of `words`."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_a_finished_study_leaves_every_table_figure_and_page(finished):
+    names = {path.name for path in (finished / "report").iterdir()}
+    figures = {f"figure{n}.{kind}" for n in (1, 2, 3) for kind in ("png", "svg")}
+    assert names >= {"table1.csv", "table2.csv", "points.csv", "report.html"} | figures
+    rows = list(csv.DictReader((finished / "report" / "table1.csv").open()))
+    assert [row["benchmark"] for row in rows] == ["gauss-0.1", "gauss-0.5", "gauss-1.5"]
+    assert all(float(row["ci_low"]) <= float(row["diversity"]) <= float(row["ci_high"]) for row in rows)
+    table2 = list(csv.DictReader((finished / "report" / "table2.csv").open()))
+    assert len(table2) == 2 * 2 * 2  # methods, metrics, test sets
+    points = list(csv.DictReader((finished / "report" / "points.csv").open()))
+    assert len(points) == 3 * 2 * 2 and {row["train_images"] for row in points} == {"48"}
+
+
+def test_every_result_records_settings_versions_and_device(finished):
+    for path in (finished / "units").rglob("result.json"):
+        record = json.loads(path.read_text())
+        assert record["digest"] and "jax" in record["provenance"] and "cpu" in record["provenance"]["device"]
+        if record["unit"].startswith("train/"):
+            assert record["settings"]["learner"]["batch_norm"] == "transductive"
+
+
+def test_a_second_run_does_nothing_again_and_shows_the_tables(finished, cache):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    again = launch(cache, finished)
+    assert again.returncode == 0 and " 0 to run" in again.stdout and "Table 2" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished, cache, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(cache)
+    )
+    unit = tmp_path / "units/train/gauss-0.5/fo_maml_5/seed0"
+    deadline = time.monotonic() + 300
+    while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
+        assert process.poll() is None and time.monotonic() < deadline, "never came to the second training"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (unit / "result.json").exists()
+    resumed = launch(cache, tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert tables(tmp_path) == tables(finished)
+
+
+def test_a_nan_ends_its_unit_keeps_the_others_and_fails(cache, tmp_path):
+    config = {**TINY, "maml.inner_rate": 1e30, "methods": "('fo_maml_5','pt')"}
+    done = launch(cache, tmp_path, config=config)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "train/gauss-0.1/fo_maml_5/seed0: the loss is nan at step" in done.stdout
+    points = list(csv.DictReader((tmp_path / "report" / "points.csv").open()))
+    assert {row["method"] for row in points} == {"pt"} and len(points) == 6
+    assert "train/gauss-0.1/fo_maml_5/seed0" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished):
+    workdir = tmp_path / "nothing"
+    done = launch(cache, workdir, "--dry_run")
+    assert done.returncode == 0 and not workdir.exists()
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("run ") for line in lines) == len(lines) == 3 + 3 + 6 + 12
+    after = launch(cache, finished, "--dry_run").stdout.splitlines()
+    assert sum(line.startswith("done ") for line in after) == 24
+
+
+def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path):
+    assert launch(cache, tmp_path, "--stages=prepare").returncode == 0
+    assert {path.name for path in (tmp_path / "units").iterdir()} == {"prepare"}
+    check_one_line(launch(cache, tmp_path, "--stages=evaluate"), "evaluate/gauss-0.1/pt", "add train to --stages")
+    check_one_line(launch(cache, tmp_path, "--stages=report"), "report needs", "add correlate to --stages")
+
+
+def test_a_workdir_of_another_configuration_is_refused(finished, cache):
+    done = launch(cache, finished, config={**TINY, "maml.steps": 31})
+    check_one_line(done, "another configuration", "maml.steps (30 there, 31 asked for)", "--workdir")
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(cache, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    check_one_line(launch(cache, tmp_path / "file" / "study"), "cannot be written", "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("benchmarks", "('mini_imagnet',)", ["unknown benchmark 'mini_imagnet'", "did you mean 'mini_imagenet'"]),
+        ("methods", "('ho_maml5',)", ["unknown method 'ho_maml5'", "'ho_maml_5'"]),
+        ("probe.name", "resnet81", ["unknown probe 'resnet81'", "'resnet18'"]),
+        ("probe.estimator", "exakt", ["unknown estimator 'exakt'", "'exact'"]),
+        ("probe.distance", "cosin", ["unknown distance 'cosin'", "'cosine'"]),
+        ("learner.net", "conv5", ["unknown network 'conv5'", "'conv4'"]),
+        ("evaluation.fixed_test_set", "omniglott", ["unknown benchmark 'omniglott'", "'omniglot'"]),
+        ("maml.stepz", "3", ["unknown configuration field", "stepz", "steps"]),
+        ("maml.steps", "many", ["--config.maml.steps=many", "int"]),
+        ("maml.steps", "0", ["--config.maml.steps is 0", "at least 1"]),
+        ("task.ways", "7", ["gauss-0.1", "6 classes", "ways=7"]),
+        ("task.queries", "9", ["class", "6 images", "shots + queries = 11"]),
+        ("probe.weights", "nowhere.safetensors", ["nowhere.safetensors"]),
+    ],
+)
+def test_a_wrong_name_or_number_gets_one_line(cache, tmp_path, field, value, words):
+    stages = "--stages=prepare,diversity,train,evaluate" if field.startswith("task") else "--stages=prepare,diversity"
+    config = {**TINY, "learner.width": 2, "maml.steps": 1, "pt.steps": 1, field: value}
+    check_one_line(launch(cache, tmp_path, stages, config=config), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stages=prepare,trian"], ["unknown stage 'trian'", "'train'"]),
+        (["--wrkdir=x"], ["wrkdir", "workdir"]),
+        (["study"], ["unexpected argument 'study'"]),
+        (["--config=nowhere.py"], ["nowhere.py"]),
+    ],
+)
+def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
+    config = {} if arguments == ["--config=nowhere.py"] else TINY
+    check_one_line(launch(cache, tmp_path, *arguments, config=config), *words)
+
+
+def test_a_missing_and_a_truncated_archive_are_named(cache, tmp_path):
+    config = {**TINY, "benchmarks": "('omniglot',)", "data.archive_dir": str(tmp_path)}
+    done = launch(cache, tmp_path / "w", config=config)
+    check_one_line(done, "omniglot_png.zip is missing", "--config.data.archive_dir")
+    (tmp_path / "omniglot_png.zip").write_bytes(b"PK\x03\x04 and no more")
+    check_one_line(launch(cache, tmp_path / "w", config=config), "omniglot_png.zip", "truncated")
+
+
+def test_help_shows_the_flags_to_a_newcomer(cache, tmp_path):
+    done = launch(cache, tmp_path, "--help", config={})
+    for word in ("python launch.py", "--config", "--workdir", "--stages", "--dry_run"):
+        assert word in done.stdout
+
+
+def test_a_unit_of_other_settings_is_not_taken_for_its_own(finished, tmp_path):
+    from jaxdiv.units import Unit
+
+    shutil.copytree(finished / "units/prepare/gauss-0.1/16px", tmp_path / "unit")
+    run = lambda unit, report: ({}, {"a": np.zeros(1)})
+    stranger = Unit("prepare/gauss-0.1/16px", {"pixels": 17}, run, tmp_path / "unit")
+    assert not stranger.done
+    stranger.execute(lambda share, note: None)
+    assert stranger.done and stranger.arrays()["a"].shape == (1,)
