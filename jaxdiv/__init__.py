@@ -1,0 +1,24 @@
+"""Task2Vec data diversity, MAML and pre-training in JAX, and what the one says about the other."""
+
+from jaxdiv.correlate import r_squared
+from jaxdiv.data.benchmarks import load_benchmark
+from jaxdiv.data.episodes import sample_tasks
+from jaxdiv.diversity import diversity, pairwise_distances
+from jaxdiv.maml import meta_gradient
+from jaxdiv.nets.weights import load_probe
+from jaxdiv.task2vec import embed, fisher, fit_head
+from jaxdiv.version import __version__
+
+__all__ = [
+    "__version__",
+    "diversity",
+    "embed",
+    "fisher",
+    "fit_head",
+    "load_benchmark",
+    "load_probe",
+    "meta_gradient",
+    "pairwise_distances",
+    "r_squared",
+    "sample_tasks",
+]

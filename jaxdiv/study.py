@@ -18,10 +18,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import diversity, evaluate, maml, pretrain, report, task2vec, train
+from jaxdiv import evaluate, maml, pretrain, report, task2vec, train
 from jaxdiv.correlate import correlations
 from jaxdiv.data import benchmarks
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks, union
+from jaxdiv.diversity import DISTANCES, INTERVALS, complexity, diversity
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.learner import Learner
 from jaxdiv.nets import conv4
@@ -127,8 +128,8 @@ def check(config: ConfigDict) -> None:
         *(("method", method, METHODS) for method in config.methods),
         ("probe", config.probe.name, ARCHITECTURES),
         ("estimator", config.probe.estimator, task2vec.ESTIMATORS),
-        ("distance", config.probe.distance, diversity.DISTANCES),
-        ("interval", config.probe.interval, diversity.INTERVALS),
+        ("distance", config.probe.distance, DISTANCES),
+        ("interval", config.probe.interval, INTERVALS),
         ("network", config.learner.net, NETS),
     ):
         if name not in valid:
@@ -260,7 +261,7 @@ class _Maker:
                 embeddings.append(np.asarray(embedding))
                 progress((number + 1) / probe.tasks, f"task {number + 1} of {probe.tasks}")
             stacked = np.stack(embeddings)
-            value, low, high = diversity.diversity(stacked, probe.distance, probe.interval)
+            value, low, high = diversity(stacked, probe.distance, probe.interval)
             row = {
                 "benchmark": benchmark,
                 "probe": probe.name,
@@ -271,7 +272,7 @@ class _Maker:
                 "estimator": probe.estimator,
                 "head": "converged",
                 "distance": probe.distance,
-                "complexity": diversity.complexity(stacked).value,
+                "complexity": complexity(stacked).value,
                 "true_diversity": benchmarks.true_diversity(benchmark),
             }
             return row, {"embeddings": stacked}

@@ -13,12 +13,8 @@ from jaxdiv.learner import cross_entropy
 from jaxdiv.nets.conv4 import Conv4, forward
 
 WAYS = 3
-# Compiled once for each net, number of steps and order; the rate is traced. Unoptimised code compiles twice as fast.
-compiled = partial(
-    jax.jit,
-    static_argnames=("apply", "inner_steps", "first_order", "remat"),
-    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
-)
+# Compiled once for each net, number of steps and order; the rate is traced.
+compiled = partial(jax.jit, static_argnames=("apply", "inner_steps", "first_order", "remat"))
 meta_gradient = compiled(maml.meta_gradient)
 adapt = compiled(maml.adapt)
 meta_loss = compiled(maml.meta_loss)

@@ -1,5 +1,6 @@
 """The chain as a user runs it: `launch.py` in a process of its own, on a study of seconds."""
 
+import ast
 import csv
 import json
 import os
@@ -12,6 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+
+from configs import default
+from jaxdiv import study
+from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -156,28 +162,36 @@ def test_a_workdir_that_cannot_be_written_is_refused(cache, tmp_path):
     check_one_line(launch(cache, tmp_path / "file" / "study"), "cannot be written", "--workdir")
 
 
+def tiny(**fields):
+    config = default.get_config()
+    config.update_from_flattened_dict({name: ast.literal_eval(str(value)) for name, value in TINY.items()})
+    config.update_from_flattened_dict(fields)
+    return config
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("fields", "words"),
     [
-        ("benchmarks", "('mini_imagnet',)", ["unknown benchmark 'mini_imagnet'", "did you mean 'mini_imagenet'"]),
-        ("methods", "('ho_maml5',)", ["unknown method 'ho_maml5'", "'ho_maml_5'"]),
-        ("probe.name", "resnet81", ["unknown probe 'resnet81'", "'resnet18'"]),
-        ("probe.estimator", "exakt", ["unknown estimator 'exakt'", "'exact'"]),
-        ("probe.distance", "cosin", ["unknown distance 'cosin'", "'cosine'"]),
-        ("learner.net", "conv5", ["unknown network 'conv5'", "'conv4'"]),
-        ("evaluation.fixed_test_set", "omniglott", ["unknown benchmark 'omniglott'", "'omniglot'"]),
-        ("maml.stepz", "3", ["unknown configuration field", "stepz", "steps"]),
-        ("maml.steps", "many", ["--config.maml.steps=many", "int"]),
-        ("maml.steps", "0", ["--config.maml.steps is 0", "at least 1"]),
-        ("task.ways", "7", ["gauss-0.1", "6 classes", "ways=7"]),
-        ("task.queries", "9", ["class", "6 images", "shots + queries = 11"]),
-        ("probe.weights", "nowhere.safetensors", ["nowhere.safetensors"]),
+        ({"benchmarks": ("mini_imagnet",)}, ["unknown benchmark 'mini_imagnet'", "did you mean 'mini_imagenet'"]),
+        ({"methods": ("ho_maml5",)}, ["unknown method 'ho_maml5'", "'ho_maml_5'"]),
+        ({"methods": ()}, ["--config.methods"]),
+        ({"probe.name": "resnet81"}, ["unknown probe 'resnet81'", "'resnet18'"]),
+        ({"probe.estimator": "exakt"}, ["unknown estimator 'exakt'", "'exact'"]),
+        ({"probe.distance": "cosin"}, ["unknown distance 'cosin'", "'cosine'"]),
+        ({"probe.weights": "nowhere.safetensors"}, ["nowhere.safetensors"]),
+        ({"learner.net": "conv5"}, ["unknown network 'conv5'", "'conv4'"]),
+        ({"evaluation.fixed_test_set": "omniglott"}, ["unknown benchmark 'omniglott'", "'omniglot'"]),
+        ({"maml.steps": 0}, ["--config.maml.steps is 0", "at least 1"]),
+        ({"task.ways": 9}, ["gauss-0.1", "8 classes", "ways=9"]),
+        ({"task.queries": 9}, ["class", "6 images", "shots + queries = 11"]),
     ],
 )
-def test_a_wrong_name_or_number_gets_one_line(cache, tmp_path, field, value, words):
-    stages = "--stages=prepare,diversity,train,evaluate" if field.startswith("task") else "--stages=prepare,diversity"
-    config = {**TINY, "learner.width": 2, "maml.steps": 1, "pt.steps": 1, field: value}
-    check_one_line(launch(cache, tmp_path, stages, config=config), *words)
+def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
+    with pytest.raises(InputError) as error:
+        study.run(tiny(**fields), tmp_path, ("prepare", "diversity"), Console(quiet=True))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +200,9 @@ def test_a_wrong_name_or_number_gets_one_line(cache, tmp_path, field, value, wor
         (["--stages=prepare,trian"], ["unknown stage 'trian'", "'train'"]),
         (["--wrkdir=x"], ["wrkdir", "workdir"]),
         (["study"], ["unexpected argument 'study'"]),
+        (["--config.maml.stepz=3"], ["unknown configuration field", "stepz", "steps"]),
+        (["--config.maml.steps=many"], ["--config.maml.steps=many", "int"]),
+        (["--config.methods=('ho_maml5',)"], ["unknown method 'ho_maml5'", "'ho_maml_5'"]),
         (["--config=nowhere.py"], ["nowhere.py"]),
     ],
 )

@@ -7,9 +7,10 @@ import pytest
 from scipy import integrate, stats
 
 from configs import default
-from jaxdiv import diversity, task2vec
+from jaxdiv import task2vec
 from jaxdiv.data import benchmarks, synthetic
 from jaxdiv.data.episodes import sample_tasks
+from jaxdiv.diversity import diversity
 from jaxdiv.nets.weights import load_probe
 
 
@@ -139,7 +140,7 @@ def test_measured_diversity_ranks_the_default_benchmarks_as_the_true_one():
             )
             for i in range(8)
         ]
-        measured.append(diversity.diversity(np.stack(embeddings), config.probe.distance).value)
+        measured.append(diversity(np.stack(embeddings), config.probe.distance).value)
         true.append(benchmarks.true_diversity(name))
     assert len(measured) == 8
     assert stats.spearmanr(measured, true).statistic >= 0.9, list(zip(true, measured, strict=True))
