@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
@@ -66,6 +67,7 @@ def train(
                     progress(step, last)
                     pending = []
                 if save:
+                    _check_params(state["params"], step)
                     manager.save(step, args=ocp.args.StandardSave(state))
         manager.wait_until_finished()
     return json.loads(metrics_file.read_text().splitlines()[-1])
@@ -119,6 +121,12 @@ def _write(log, pending, step, manager):
         log.write(json.dumps({"step": number, **values}) + "\n")
     log.flush()
     return values
+
+
+def _check_params(params, step):
+    """A gradient can be NaN where the loss is not; its parameters must not become the last good checkpoint."""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+        raise Diverged(f"the parameters are not finite after step {step}; lower the learning rates")
 
 
 def _drop_lines_after(file: Path, step: int) -> None:

@@ -84,6 +84,19 @@ def test_max_pool_and_its_gradient_equal_reduce_windows():
     np.testing.assert_allclose(jax.grad(weigh(max_pool_2x2))(x), jax.grad(weigh(theirs))(x), rtol=1e-6)
 
 
+def test_max_pool_holds_where_xla_computes_its_input_twice():
+    # Without optimisation XLA rounds the input differently in each fusion that recomputes it.
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 6))
+    w = jax.random.normal(jax.random.key(1), (6, 6))
+    theirs = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    def gradient(pool):
+        loss = lambda w: jnp.sum(jnp.sin(pool(jax.nn.relu((x @ w - 0.1) * jnp.exp(w[0] / 3) / 7))))
+        return jax.jit(jax.grad(loss)).lower(w).compile({"xla_backend_optimization_level": 0})(w)
+
+    np.testing.assert_allclose(gradient(max_pool_2x2), gradient(theirs), rtol=1e-3, atol=1e-4)
+
+
 def test_max_pool_gives_a_tie_to_the_first_and_hands_nan_on():
     tie = jnp.zeros((1, 2, 2, 1))
     gradient = jax.grad(lambda x: max_pool_2x2(x).sum())(tie)
