@@ -279,7 +279,8 @@ class _Maker:
 
         settings = {"probe": dict(probe), "task": self.task, "seed": self.config.seed}
         inputs = self.prepared(benchmark, probe.pixels)
-        return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost=probe.tasks / 5)
+        cost = probe.tasks * (0.25 if probe.name == "resnet10_narrow" else 8.0)
+        return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost)
 
     def training(self, benchmark: str, method: str, seed: int) -> Unit:
         config = self.config
@@ -318,7 +319,7 @@ class _Maker:
 
         name = f"train/{benchmark}/{method}/seed{seed}"
         steps, first_order = METHODS[method] or (0, True)
-        cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 20
+        cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 140
         return self.unit(name, settings, run, self.prepared(benchmark, config.learner.pixels), cost)
 
     def evaluation(self, trained: Unit, test_set: str) -> Unit:

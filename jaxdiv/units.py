@@ -37,7 +37,7 @@ class Unit:
       settings: all that its result depends on besides `inputs`, as JSON values.
       run: the work itself.
       folder: where its result and its unfinished state lie.
-      cost: its share of a study's time, roughly and relative to other units, for the estimate of the time left.
+      cost: the seconds that it takes on two cores, roughly: only for the estimate of the time left.
     """
 
     name: str
