@@ -394,7 +394,8 @@ class _Maker:
                 config.to_dict(),
                 {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
                 failures,
-                _fixed_test_set(config),
+                # As the user named it: the union of all data sets spelt out would fill a figure's title.
+                config.evaluation.fixed_test_set,
             )
             return {"folder": str(folder)}, {}
 
