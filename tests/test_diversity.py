@@ -149,7 +149,6 @@ def test_complexity_is_the_mean_length_with_a_t_interval():
         "distance": (lambda: diversity(embeddings(3, 5), "task2vek"), "did you mean 'task2vec'"),
         "interval": (lambda: diversity(embeddings(3, 5), interval="jacknife"), "did you mean 'jackknife'"),
     }.values(),
-    ids=str,
 )
 def test_unusable_input_is_named_in_one_line(call, says):
     with pytest.raises(InputError) as caught:
