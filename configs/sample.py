@@ -3,8 +3,8 @@
     python launch.py --config=configs/sample.py --workdir=study-sample --config.data.archive_dir=DIR
 
 DIR holds `omniglot_png.zip`, `miniimagenet_sample.tar`, `flowers_sample.tar` (a folder per class; samples will do) and
-`resnet50_imagenet_fp16.safetensors` (torchvision's names, stride in the first 1x1). The README has the numbers that it
-gave, the machine and the time.
+`resnet50_imagenet_fp16.safetensors` (torchvision's names, stride in the first 1x1). Every unit resumes: the same
+command goes on after an interruption.
 """
 
 from ml_collections import ConfigDict
