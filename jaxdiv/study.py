@@ -4,7 +4,6 @@ prepare -> diversity -----------------------> correlate -> report
         -> train -> evaluate (own, fixed) --^
 """
 
-import json
 import time
 import zlib
 from collections.abc import Iterable
@@ -22,26 +21,14 @@ from jaxdiv import evaluate, maml, pretrain, report, task2vec, train
 from jaxdiv.correlate import correlations
 from jaxdiv.data import benchmarks
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks, union
-from jaxdiv.diversity import DISTANCES, INTERVALS, complexity, diversity
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.diversity import complexity, diversity
+from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
 from jaxdiv.nets import conv4
-from jaxdiv.nets.resnet import ARCHITECTURES
 from jaxdiv.nets.weights import load_probe
 from jaxdiv.progress import Watch
-from jaxdiv.units import Report, Result, Unit, provenance, replacing
-
-STAGES = ("prepare", "diversity", "train", "evaluate", "correlate", "report")
-NETS = {"conv4": conv4.Conv4}
-METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; None: supervised pre-training
-    "pt": None,
-    "fo_maml_5": (5, True),
-    "fo_maml_10": (10, True),
-    "ho_maml_5": (5, False),
-    "ho_maml_10": (10, False),
-}
-TEST_SETS = ("own", "fixed")
-_NOT_IDENTITY = ("data.archive_dir",)  # where the data lie does not change what they are
+from jaxdiv.settings import METHODS, NETS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
+from jaxdiv.units import Report, Result, Unit, provenance
 
 
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
@@ -49,10 +36,10 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
 
     Raises InputError for a configuration or a workdir that cannot be used.
     """
-    stages = _check_stages(stages)
+    stages = check_stages(stages)
     maker = _Maker(config, workdir)
     units = maker.plan()
-    _claim(workdir, config)
+    claim(workdir, config)
     todo = [unit for unit in units if unit.stage in stages and not unit.done]
     console.print(f"{workdir}: {len(units)} units, {len(todo)} to run", highlight=False)
     failures: list[dict[str, str]] = []
@@ -111,74 +98,13 @@ def _silent(share: float, note: str) -> None:
 
 def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
     """Say of each unit whether it is done, would resume or would run. Writes nothing."""
-    stages = _check_stages(stages)
+    stages = check_stages(stages)
     for unit in _Maker(config, workdir).plan():
         if unit.stage in stages:
             step = train.latest_step(unit.scratch)
             state = "done" if unit.done else f"resume from step {step}" if step else "run"
             settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
             console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
-
-
-def check(config: ConfigDict) -> None:
-    """Raise InputError, with the nearest valid name, for a name or number in `config` that cannot be used."""
-    for name in (*config.benchmarks, _fixed_test_set(config)):
-        benchmarks.components(name)
-    for kind, name, valid in (
-        *(("method", method, METHODS) for method in config.methods),
-        ("probe", config.probe.name, ARCHITECTURES),
-        ("estimator", config.probe.estimator, task2vec.ESTIMATORS),
-        ("distance", config.probe.distance, DISTANCES),
-        ("interval", config.probe.interval, INTERVALS),
-        ("network", config.learner.net, NETS),
-    ):
-        if name not in valid:
-            raise unknown(kind, name, valid)
-    for field in ("benchmarks", "methods", "seeds"):
-        if not config[field] or len(set(config[field])) != len(config[field]):
-            raise InputError(f"--config.{field} is {config[field]}: give at least one, and each once")
-    for path, least in {
-        "task.ways": 2,
-        "task.shots": 1,
-        "task.queries": 1,
-        "probe.tasks": 3,
-        "probe.pixels": 8,
-        "learner.pixels": 16,
-        "learner.width": 1,
-        "pt.steps": 1,
-        "pt.batch": 2,
-        "maml.steps": 1,
-        "maml.meta_batch": 1,
-        "evaluation.tasks": 2,
-        "checkpoint_every": 1,
-    }.items():
-        section, _, name = path.rpartition(".")
-        value = (config[section] if section else config)[name]
-        if value < least:
-            raise InputError(f"--config.{path} is {value}: it must be at least {least}")
-
-
-def weights_file(config: ConfigDict) -> Path | None:
-    """The probe's weights: as given, or beside the archives; None for random ones."""
-    if not config.probe.weights:
-        return None
-    given = Path(config.probe.weights)
-    beside = Path(config.data.archive_dir) / given
-    return beside if beside.exists() and not given.exists() else given
-
-
-def _check_stages(stages):
-    for stage in stages:
-        if stage not in STAGES:
-            raise unknown("stage", stage, STAGES)
-    return tuple(stages)
-
-
-def _fixed_test_set(config: ConfigDict) -> str:
-    """`all` stands for the union of every base set that the study uses."""
-    if config.evaluation.fixed_test_set != "all":
-        return config.evaluation.fixed_test_set
-    return "+".join(dict.fromkeys(part for name in config.benchmarks for part in benchmarks.components(name)))
 
 
 def _key(seed: int, *purpose: Any) -> jax.Array:
@@ -325,7 +251,7 @@ class _Maker:
     def evaluation(self, trained: Unit, test_set: str) -> Unit:
         config = self.config
         _, benchmark, method, seed = trained.name.split("/")
-        where = benchmark if test_set == "own" else _fixed_test_set(config)
+        where = benchmark if test_set == "own" else fixed_test_set(config)
 
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(where, config.learner.pixels, "test")
@@ -448,41 +374,3 @@ def _table(prepared: tuple[tuple[str, Path], ...], split: str) -> ImageTable:
         with np.load(folder / "arrays.npz") as arrays:
             tables.append(benchmarks.table(base, dict(arrays), split))
     return jax.device_put(tables[0] if len(tables) == 1 else union(tables))
-
-
-def _claim(workdir: Path, config: ConfigDict) -> None:
-    """Mark `workdir` as this study's; InputError if it cannot be written or holds a study of another configuration."""
-    mine = _flat(config)
-    file = workdir / "study.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            with replacing(file) as temporary:
-                temporary.write_text(json.dumps(mine, indent=1))
-        theirs = json.loads(file.read_text())
-    except OSError as error:
-        raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir") from None
-    except json.JSONDecodeError:
-        raise InputError(f"{file} is no study's file: choose another --workdir, or remove it") from None
-    differ = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
-    if differ:
-        shown = ", ".join(f"{key} ({theirs.get(key)} there, {mine.get(key)} asked for)" for key in differ[:3])
-        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise InputError(
-            f"workdir {workdir} holds a study of another configuration: {shown}{more}; choose another --workdir"
-        )
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    """Every field by its dotted path, as JSON values, less those that only say where the data lie."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        elif prefix not in _NOT_IDENTITY:
-            flat[prefix] = list(value) if isinstance(value, tuple) else value
-
-    walk("", config.to_dict())
-    return flat

@@ -77,7 +77,7 @@ def directional(apply, params, tasks, h, directions=3, **how):
     return np.array(pairs).T
 
 
-def close(a, b, **tolerance):
+def check_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
@@ -144,7 +144,7 @@ def split(weights):
 def test_adapting_softmax_regression_equals_numpy_gradient_descent(steps):
     params, _, task, (adapted, _, _, _) = linear_case(steps)
     found = adapt(linear, params, task.support_images, task.support_labels, steps, 0.4)
-    close(found, split(adapted), rtol=1e-12, atol=1e-14)
+    check_close(found, split(adapted), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -153,7 +153,7 @@ def test_meta_gradient_of_softmax_regression_equals_the_hand_derived_one(steps, 
     params, tasks, _, (_, loss, first, higher) = linear_case(steps)
     value, gradient = meta_gradient(linear, params, tasks, steps, 0.4, first_order)
     assert float(value) == pytest.approx(loss, rel=1e-12)
-    close(gradient, split(first if first_order else higher), rtol=1e-11, atol=1e-13)
+    check_close(gradient, split(first if first_order else higher), rtol=1e-11, atol=1e-13)
 
 
 def test_first_order_is_the_query_gradient_at_the_adapted_parameters():
@@ -171,7 +171,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters():
         gradients.append(gradient)
     value, found = meta_gradient(mlp, params, tasks, 4, 0.3, first_order=True)
     assert float(value) == pytest.approx(float(np.mean(losses)), rel=1e-12)
-    close(found, jax.tree.map(lambda a, b: (a + b) / 2, *gradients), rtol=1e-11, atol=1e-14)
+    check_close(found, jax.tree.map(lambda a, b: (a + b) / 2, *gradients), rtol=1e-11, atol=1e-14)
 
 
 def test_first_order_drops_the_hessian_term():
@@ -189,7 +189,7 @@ def test_without_inner_steps_the_meta_gradient_is_the_plain_query_gradient(first
     loss, gradient = jax.jit(jax.value_and_grad(plain))(params)
     value, found = meta_gradient(mlp, params, tasks, 0, 0.3, first_order)
     assert float(value) == pytest.approx(float(loss), rel=1e-12)
-    close(found, gradient, rtol=1e-11, atol=1e-14)
+    check_close(found, gradient, rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("first_order", [True, False], ids=["first order", "higher order"])
@@ -205,10 +205,10 @@ def test_two_steps_are_one_step_twice_and_each_lowers_the_support_loss():
     params, task = mlp_params(), jax.tree.map(lambda a: a[0], random_tasks(1, (4,)))
     on_support = (task.support_images, task.support_labels)
     after = [adapt(mlp, params, *on_support, steps, 0.1) for steps in range(4)]
-    close(after[2], adapt(mlp, after[1], *on_support, 1, 0.1), rtol=1e-13)
+    check_close(after[2], adapt(mlp, after[1], *on_support, 1, 0.1), rtol=1e-13)
     losses = [float(cross_entropy(mlp(p, task.support_images), task.support_labels)) for p in after]
     assert (np.diff(losses) < 0).all()
-    close(after[0], params, rtol=0)
+    check_close(after[0], params, rtol=0)
 
 
 def test_the_number_of_inner_steps_changes_the_meta_gradient():
@@ -220,7 +220,7 @@ def test_a_batch_is_the_mean_over_its_tasks():
     params, tasks = mlp_params(), random_tasks(2, (4,))
     each = [meta_gradient(mlp, params, jax.tree.map(lambda a, i=i: a[i : i + 1], tasks), 4, 0.3) for i in range(2)]
     mean = jax.tree.map(lambda *leaves: sum(leaves) / 2, *each)
-    close(meta_gradient(mlp, params, tasks, 4, 0.3), mean, rtol=1e-11, atol=1e-14)
+    check_close(meta_gradient(mlp, params, tasks, 4, 0.3), mean, rtol=1e-11, atol=1e-14)
 
 
 def test_the_learner_trains_by_the_meta_gradient_and_predicts_with_adapted_parameters():
@@ -228,7 +228,7 @@ def test_the_learner_trains_by_the_meta_gradient_and_predicts_with_adapted_param
     learner = maml.learner(lambda key: params, mlp, 4, 0.3, first_order=False)
     gradient, metrics = jax.jit(learner.gradient)(params, tasks, jax.random.key(0))
     loss, expected = meta_gradient(mlp, params, tasks, 4, 0.3)
-    close(gradient, expected, rtol=1e-12)
+    check_close(gradient, expected, rtol=1e-12)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-12)
     correct = []
     for i in range(2):

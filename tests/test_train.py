@@ -174,7 +174,7 @@ def test_progress_hears_of_the_last_step_with_its_metrics(tmp_path):
 # Evaluation
 
 
-def test_tasks(key, number):
+def tasks_to_test_on(key, number):
     """A `sample` for `evaluate`: tasks of different difficulty."""
 
     def one(key):
@@ -186,19 +186,18 @@ def test_tasks(key, number):
     return jax.vmap(one)(jax.random.split(key, number))
 
 
-test_tasks.__test__ = False
 PARAMS = {"w": jnp.eye(FEATURES, WAYS), "b": jnp.zeros(WAYS)}
 
 
 def evaluated(tasks, seed=0, chunk=10, learner=LEARNER, **more):
-    return evaluate.evaluate(learner, PARAMS, test_tasks, jax.random.key(seed), tasks, chunk, **more)
+    return evaluate.evaluate(learner, PARAMS, tasks_to_test_on, jax.random.key(seed), tasks, chunk, **more)
 
 
 def test_evaluation_equals_a_loop_over_tasks():
     seen = []
 
     def remember(key, number):
-        seen.append(test_tasks(key, number))
+        seen.append(tasks_to_test_on(key, number))
         return seen[-1]
 
     found = evaluate.evaluate(LEARNER, PARAMS, remember, jax.random.key(0), 20, 10)
