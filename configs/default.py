@@ -46,9 +46,9 @@ def get_config() -> ConfigDict:
             "pt": {"steps": 200, "batch": 64, "learning_rate": 1e-3},
             "maml": {"steps": 30, "meta_batch": 2, "learning_rate": 3e-3, "inner_rate": 0.1, "remat": False},
             "evaluation": {
-                "tasks": 100,
-                "fixed_test_set": "all",
-            },  # all: the union of every base set of the study
+                "tasks": 25,
+                "fixed_test_set": "all",  # the union of every base set of the study
+            },
             "checkpoint_every": 15,
         }
     )

@@ -1,10 +1,11 @@
 """What a person sees while units run: bars in a terminal, a line per unit in a log."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxdiv.units import Report, Unit
 
@@ -15,26 +16,27 @@ class Watch:
     def __init__(self, console: Console, units: Sequence[Unit]):
         self._console = console
         self._count = len(units)
-        self._cost = sum(unit.cost for unit in units) or 1.0
-        self._spent = self._number = 0.0
-        self._began = self._unit_began = time.monotonic()
+        self._number = 0
+        self._left: dict[str, float] = defaultdict(float)  # by stage: the costs of what is to be done,
+        for unit in units:
+            self._left[unit.stage] += unit.cost
+        self._done: dict[str, float] = defaultdict(float)  # of what is done,
+        self._took: dict[str, float] = defaultdict(float)  # and the seconds that it took
+        self._unit_began = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:3.0f}%"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
-            speed_estimate_period=120,
         )
 
     def __enter__(self) -> "Watch":
         self._bars.start()
-        self._all = self._bars.add_task("study", total=self._cost, note="")
+        self._all = self._bars.add_task("study", total=sum(self._left.values()) or 1.0, note="")
         return self
 
     def __exit__(self, *_) -> None:
@@ -47,11 +49,14 @@ class Watch:
         self._bar = self._bars.add_task(unit.name, total=1.0, note="")
 
         def report(share: float, note: str = "") -> None:
-            self._bars.update(self._bar, completed=share, note=note)
+            # Most of a unit's first seconds are compilation: a share says nothing of the time left before a tenth.
+            spent = time.monotonic() - self._unit_began
+            left = f"{_minutes(spent * (1 / share - 1))} left" if share >= 0.1 else ""
+            self._bars.update(self._bar, completed=share, note="  ".join(part for part in (left, note) if part))
             self._bars.update(
                 self._all,
-                completed=self._spent + share * unit.cost,
-                note=f"{self._number:.0f} of {self._count} units",
+                completed=sum(self._done.values()) + share * unit.cost,
+                note=f"{_minutes(max(self._seconds_left() - spent, 0.0))} left  {self._number} of {self._count} units",
             )
 
         report(0.0)
@@ -59,15 +64,25 @@ class Watch:
 
     def end(self, unit: Unit, outcome: str) -> None:
         """`unit` is over; `outcome` says in a few words how it went."""
-        self._spent += unit.cost
+        seconds = time.monotonic() - self._unit_began
+        self._left[unit.stage] -= unit.cost
+        self._done[unit.stage] += unit.cost
+        self._took[unit.stage] += seconds
         self._bars.remove_task(self._bar)
         if not self._console.is_terminal:
-            now = time.monotonic()
-            left = (now - self._began) * (self._cost / self._spent - 1)
             self._console.print(
-                f"[{self._number:.0f}/{self._count}] {unit.name}: {outcome}, {now - self._unit_began:.1f} s; "
-                f"about {left / 60:.1f} min left",
+                f"[{self._number}/{self._count}] {unit.name}: {outcome}, {seconds:.1f} s; "
+                f"about {_minutes(self._seconds_left())} left",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
+
+    def _seconds_left(self) -> float:
+        """Costs are rough guesses of seconds: each stage's own pace corrects them from its first unit on."""
+        pace = {stage: self._took[stage] / self._done[stage] for stage in self._took}
+        return sum(pace.get(stage, 1.0) * cost for stage, cost in self._left.items())
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -100,25 +100,23 @@ def terminal_tables(diversity_rows: Sequence[Row], correlations: Sequence[Row], 
             collapse_padding=True,
         )
 
-    first = table("Table 1. Task2Vec diversity coefficient (cosine distance, 0–1)")
+    # What holds for every row is said once, in the title.
+    found = {name: {row.get(name) for row in diversity_rows} for name in ("probe", "tasks", "estimator")}
+    varied = [name for name in found if len(found[name]) > 1]
+    common = [f"{name} {value}" for name in found if name not in varied for value in found[name] if value is not None]
+    first = table("Table 1. Task2Vec diversity coefficient (cosine distance, 0–1)\n" + ", ".join(common))
     texts = [diversity_cells(row) for row in diversity_rows]
     shown = ["diversity", "95% interval"]
     shown += ["true"] * any(row.get("true_diversity") is not None for row in diversity_rows)
     shown += ["paper"] * (width >= 96 and any(text["paper"] for text in texts))
-    for name in ("benchmark", "probe"):
-        first.add_column(name, overflow="fold")
-    for name in (*shown, "tasks"):
+    first.add_column("benchmark", overflow="fold")
+    for name in shown:
         # Never folded: a number broken over two lines reads as another number.
         first.add_column(name, justify="right", no_wrap=True)
-    first.add_column("estimator", overflow="fold")
+    for name in varied:
+        first.add_column(name, overflow="fold")
     for row, text in zip(diversity_rows, texts, strict=True):
-        values = (
-            row["benchmark"],
-            row["probe"],
-            *(text[c] for c in shown),
-            row.get("tasks"),
-            row.get("estimator"),
-        )
+        values = (row["benchmark"], *(text[name] for name in shown), *(row.get(name) for name in varied))
         first.add_row(*("" if v is None else str(v) for v in values))
 
     second = table("Table 2. R² of performance on diversity [95% interval], p-value")

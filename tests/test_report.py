@@ -259,3 +259,13 @@ def test_terminal_tables_fit_and_show_every_number(width):
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
     assert text.count("HO-MAML 10") == 2 and "bench-7" in text
+
+
+def test_table1_says_once_what_holds_for_every_benchmark():
+    rows, points = study()
+    rows[0] = rows[0] | {"tasks": 7}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.terminal_tables(rows, correlate.correlations(points), 80)[0])
+    text = console.export_text()
+    assert text.count(rows[0]["probe"]) == 1
+    assert any(line.rstrip().endswith(" 7") for line in text.splitlines())
