@@ -4,13 +4,13 @@ The coefficient is the mean distance between two different tasks of a benchmark 
 https://arxiv.org/abs/2208.01545). NumPy in float64: the embeddings are few and small, and differences count.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from jaxdiv.errors import InputError, unknown
 
@@ -55,31 +55,79 @@ def task2vec_scale_free(
     return cosine(a / total, b / total)
 
 
+def kl(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+    """The reference's symmetric Kullback-Leibler divergence of normals of variance 1/F: the larger way, by entry."""
+    return np.maximum(_kl(a, b), _kl(b, a)).sum(-1)
+
+
+def asymmetric_kl(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+    """KL(a from b) of normals of variance 1/F. The only distance that depends on the order."""
+    return _kl(a, b).sum(-1)
+
+
+def jsd(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+    """The reference's Jensen-Shannon-like divergence: half the KL of both from the normal of mean variance."""
+    middle = 2 * a * b / (a + b)  # 1 / (mean of 1/a and 1/b)
+    return (0.5 * (_kl(a, middle) + _kl(b, middle))).mean(-1)
+
+
+def normalized_cosine(
+    a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]
+) -> Float[np.ndarray, "..."]:
+    """Cosine distance of the variances 1/F (the reference also divides by a prior's scale, 1 for Monte Carlo)."""
+    return cosine(1 / a, 1 / b)
+
+
+def correlation(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+    """1 − Pearson's correlation of the variances 1/F, as in the reference."""
+    a, b = 1 / a, 1 / b
+    return cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
+
+
+def entropy(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+    """log 2 less the mean binary entropy (nats) of a/(a+b+1e-8), as in the reference."""
+    share = a / (a + b + _EPSILON)
+    return np.log(2) + (special.xlogy(share, share) + special.xlogy(1 - share, 1 - share)).mean(-1)
+
+
+def _kl(a, b):
+    ratio = b / a  # the variances are 1/a and 1/b
+    return 0.5 * (ratio - 1 - np.log(ratio))
+
+
 DISTANCES: Mapping[str, Distance] = {
-    "cosine": cosine,
-    "task2vec": task2vec,
-    "task2vec_scale_free": task2vec_scale_free,
+    distance.__name__: distance
+    for distance in (
+        *(task2vec_scale_free, task2vec, cosine),
+        *(kl, asymmetric_kl, jsd, normalized_cosine, correlation, entropy),
+    )
 }
+_OF_VARIANCES = {"kl", "asymmetric_kl", "jsd", "normalized_cosine", "correlation"}  # 1/F must exist
 
 
 def pairwise_distances(
     embeddings: Float[ArrayLike, "tasks filters"], distance: str = "task2vec_scale_free"
 ) -> Float[np.ndarray, "tasks tasks"]:
-    """The distance of every pair of tasks: symmetric, zero on the diagonal; memory does not grow with tasks².
+    """The distance of every pair of tasks, zero on the diagonal; memory does not grow with tasks².
 
+    Symmetric; `asymmetric_kl` is taken from the earlier task to the later.
     Raises InputError for an unknown distance or embeddings that are not finite, not negative `[tasks, filters]`.
     """
-    if distance not in DISTANCES:
-        raise unknown("distance", distance, DISTANCES)
-    rows = _checked(embeddings, least=2)
-    tasks, filters = rows.shape
-    left, right = np.triu_indices(tasks, 1)
-    found = np.zeros((tasks, tasks))
-    step = max(1, _BLOCK // filters)
-    for start in range(0, len(left), step):
-        i, j = left[start : start + step], right[start : start + step]
-        found[i, j] = DISTANCES[distance](rows[i], rows[j])
+    rows = _checked(embeddings, least=2, distance=distance)
+    left, right = np.triu_indices(len(rows), 1)
+    found = np.zeros((len(rows), len(rows)))
+    found[left, right] = _distances(rows, rows, left, right, distance)
     return found + found.T
+
+
+def _distances(a, b, left, right, distance):
+    """Of the rows `left` of a from the rows `right` of b."""
+    step = max(1, _BLOCK // a.shape[1])
+    parts = [
+        DISTANCES[distance](a[left[start : start + step]], b[right[start : start + step]])
+        for start in range(0, len(left), step)
+    ]
+    return np.concatenate(parts)
 
 
 def jackknife(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
@@ -101,7 +149,25 @@ def iid_pairs(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
     return _interval(pairs.mean(), pairs.std(ddof=1) / np.sqrt(len(pairs)), len(pairs) - 1)
 
 
-INTERVALS: Mapping[str, Callable[[np.ndarray], Estimate]] = {"jackknife": jackknife, "iid_pairs": iid_pairs}
+def bootstrap(distances: Float[np.ndarray, "tasks tasks"], draws: int = 2000, seed: int = 0) -> Estimate:
+    """Percentile interval over tasks drawn with replacement.
+
+    A task drawn twice is no pair with itself: its distance of 0 would pull every replicate down.
+    """
+    n = _enough(distances)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws).astype(float)
+    pairs = n * n - (weights**2).sum(1)
+    weights, pairs = weights[pairs > 0], pairs[pairs > 0]
+    replicates = np.einsum("ri,ri->r", weights @ distances, weights) / pairs
+    low, high = np.quantile(replicates, (0.025, 0.975))
+    return Estimate(float(distances[np.triu_indices(n, 1)].mean()), float(low), float(high))
+
+
+INTERVALS: Mapping[str, Callable[[np.ndarray], Estimate]] = {
+    "jackknife": jackknife,
+    "bootstrap": bootstrap,
+    "iid_pairs": iid_pairs,
+}
 
 
 def diversity(
@@ -126,6 +192,70 @@ def diversity(
     return INTERVALS[interval](distances)
 
 
+def cross_diversity(
+    one: Float[ArrayLike, "tasks filters"],
+    other: Float[ArrayLike, "others filters"],
+    distance: str = "task2vec_scale_free",
+) -> Estimate:
+    """The mean distance of one benchmark's tasks from another's, with a jackknife over the tasks of both.
+
+    Leaving a task out is leaving out its row (or column) of distances, so the variance is the sum of those of the row
+    and of the column means; Student's t with one degree less than the smaller benchmark has tasks.
+    Raises InputError for embeddings of different probes or fewer than 3 tasks in either.
+    """
+    a, b = (_checked(rows, least=3, distance=distance) for rows in (one, other))
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"embeddings of {a.shape[1]} and {b.shape[1]} filters: were they made with the same probe?")
+    left, right = (index.ravel() for index in np.indices((len(a), len(b))))
+    found = _distances(a, b, left, right, distance).reshape(len(a), len(b))
+    error = np.sqrt(sum(means.var(ddof=1) / len(means) for means in (found.mean(1), found.mean(0))))
+    return _interval(found.mean(), error, min(found.shape) - 1)
+
+
+def noise_floor(
+    once: Float[ArrayLike, "tasks filters"],
+    again: Float[ArrayLike, "tasks filters"],
+    distance: str = "task2vec_scale_free",
+) -> float:
+    """The mean distance between two embeddings of the *same* task under different keys: the estimator's own noise.
+
+    About this much of a coefficient from the same estimator is not diversity. Zero for `exact` with a converged head.
+    """
+    a, b = (_checked(rows, least=1, distance=distance) for rows in (once, again))
+    if a.shape != b.shape:
+        raise InputError(f"the same tasks embedded twice must have one shape, not {a.shape} and {b.shape}")
+    both = np.arange(len(a))
+    return float(_distances(a, b, both, both, distance).mean())
+
+
+def layer_diversity(
+    embeddings: Float[ArrayLike, "tasks filters"], layer_names: Sequence[str], distance: str = "task2vec_scale_free"
+) -> dict[str, float]:
+    """The coefficient of each layer's entries alone; `layer_names` names each entry (`Probe.layer_names`)."""
+    rows = _checked(embeddings, least=2, distance=distance)
+    if len(layer_names) != rows.shape[1]:
+        raise InputError(f"{len(layer_names)} layer names for {rows.shape[1]} filters: another probe's?")
+    names = np.asarray(layer_names)
+    return {
+        name: diversity(rows[:, names == name], distance, interval=None).value for name in dict.fromkeys(layer_names)
+    }
+
+
+def vendi(embeddings: Float[ArrayLike, "tasks filters"]) -> float:
+    """The Vendi score: the effective number of different tasks, 1 to `tasks` (Friedman and Dieng 2023).
+
+    exp of the entropy of the eigenvalues of K/tasks, K the cosine similarities, which are a kernel where the
+    pairwise-scaled ones need not be. It rises with the number of tasks: compare equal numbers only.
+    """
+    rows = _checked(embeddings, least=2)
+    lengths = np.linalg.norm(rows, axis=1)
+    if not lengths.all():
+        raise InputError(f"embeddings: task {np.argmin(lengths)} is all zeros, which has no cosine similarity")
+    unit = rows / lengths[:, None]
+    eigenvalues = np.clip(np.linalg.eigvalsh(unit @ unit.T / len(rows)), 0, None)
+    return float(np.exp(-special.xlogy(eigenvalues, eigenvalues).sum()))
+
+
 def complexity(embeddings: Float[ArrayLike, "tasks filters"]) -> Estimate:
     """Task2Vec complexity: the mean length of an embedding, with a 95% t interval over tasks (3 or more)."""
     rows = _checked(embeddings, least=3)
@@ -146,7 +276,9 @@ def _enough(distances: np.ndarray) -> int:
     return len(distances)
 
 
-def _checked(embeddings: ArrayLike, least: int) -> np.ndarray:
+def _checked(embeddings: ArrayLike, least: int, distance: str | None = None) -> np.ndarray:
+    if distance is not None and distance not in DISTANCES:
+        raise unknown("distance", distance, DISTANCES)
     rows = np.asarray(embeddings, np.float64)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InputError(f"embeddings must be [tasks, filters], not {rows.shape}")
@@ -157,4 +289,9 @@ def _checked(embeddings: ArrayLike, least: int) -> np.ndarray:
         raise InputError(f"embeddings: NaN or infinity in {len(bad)} of {len(rows)} tasks, first in task {bad[0]}")
     if (rows < 0).any():
         raise InputError("embeddings: negative entries, which no Fisher diagonal has")
+    if distance in _OF_VARIANCES and not rows.all():
+        raise InputError(
+            f"distance {distance!r} compares 1/F, but {int((rows == 0).sum())} entries are 0 (filters that no image "
+            f"reaches): use task2vec_scale_free"
+        )
     return rows

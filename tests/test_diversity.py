@@ -4,17 +4,24 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
+from scipy.spatial import distance as scipy_distance
 
 from jaxdiv.diversity import (
     DISTANCES,
+    INTERVALS,
+    bootstrap,
     complexity,
     cosine,
+    cross_diversity,
     diversity,
     iid_pairs,
     jackknife,
+    layer_diversity,
+    noise_floor,
     pairwise_distances,
     task2vec_scale_free,
+    vendi,
 )
 from jaxdiv.errors import InputError
 
@@ -34,11 +41,42 @@ def shared_task_noise(tasks, rng):
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_identical_embeddings_are_at_distance_0(distance):
     same = np.tile(embeddings(1, 50), (4, 1))
-    np.testing.assert_allclose(pairwise_distances(same, distance), 0, atol=1e-15)
-    assert diversity(same, distance).value == pytest.approx(0, abs=1e-15)
+    np.testing.assert_allclose(pairwise_distances(same, distance), 0, atol=1e-11)  # 6e-12: entropy's 1e-8
+    assert diversity(same, distance).value == pytest.approx(0, abs=1e-11)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+def kl_of_normals(fisher_a, fisher_b):
+    """KL(N(0, 1/fisher_a) from N(0, 1/fisher_b)) by numerical integration."""
+    p, q = (stats.norm(scale=f**-0.5) for f in (fisher_a, fisher_b))
+    end = 12 * fisher_a**-0.5
+    return integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -end, end)[0]
+
+
+def test_the_references_divergences_are_those_of_normals():
+    a, b = np.array([0.5, 2.0, 3.0]), np.array([1.5, 0.7, 3.1])
+    there = [kl_of_normals(*pair) for pair in zip(a, b, strict=True)]
+    back = [kl_of_normals(*pair) for pair in zip(b, a, strict=True)]
+    middle = 1 / (0.5 / a + 0.5 / b)  # the Fisher whose variance is the mean of the two
+    half = [0.5 * (kl_of_normals(x, m) + kl_of_normals(y, m)) for x, y, m in zip(a, b, middle, strict=True)]
+    assert pairwise_distances([a, b], "asymmetric_kl")[0, 1] == pytest.approx(sum(there), rel=1e-6)
+    assert pairwise_distances([b, a], "asymmetric_kl")[0, 1] == pytest.approx(sum(back), rel=1e-6)
+    assert pairwise_distances([a, b], "kl")[0, 1] == pytest.approx(np.maximum(there, back).sum(), rel=1e-6)
+    assert pairwise_distances([a, b], "jsd")[0, 1] == pytest.approx(np.mean(half), rel=1e-6)
+
+
+def test_the_references_other_distances_equal_scipys():
+    a, b = embeddings(2, 40) + 0.01
+    share = a / (a + b + 1e-8)
+    expected = {
+        "normalized_cosine": scipy_distance.cosine(1 / a, 1 / b),
+        "correlation": scipy_distance.correlation(1 / a, 1 / b),
+        "entropy": np.log(2) - stats.entropy(np.stack([share, 1 - share])).mean(),
+    }
+    for name, value in expected.items():
+        assert pairwise_distances([a, b], name)[0, 1] == pytest.approx(value, rel=1e-10), name
+
+
+@pytest.mark.parametrize("distance", ["cosine", "task2vec", "task2vec_scale_free"])
 def test_disjoint_supports_are_at_distance_1(distance):
     apart = np.kron(np.eye(4), np.ones(5)) * embeddings(4, 20)
     np.testing.assert_allclose(pairwise_distances(apart, distance), 1 - np.eye(4), atol=1e-12)
@@ -122,6 +160,75 @@ def test_with_shared_task_noise_jackknife_covers_and_the_narrower_iid_pairs_does
     assert cover[iid_pairs] / 400 < 0.65
 
 
+def test_bootstrap_draws_no_pair_of_a_task_with_itself():
+    # All pairs at one distance: so is every replicate. Counting self-pairs would spread them below it.
+    assert bootstrap(0.3 * (1 - np.eye(6))) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_bootstrap_spreads_about_as_the_jackknife():
+    distances, _ = shared_task_noise(40, np.random.default_rng(2))
+    wide, known = bootstrap(distances), jackknife(distances)
+    assert wide.value == pytest.approx(known.value)
+    assert wide.high - wide.low == pytest.approx(known.high - known.low, rel=0.15)
+
+
+def test_every_interval_serves_the_coefficient():
+    rows = embeddings(12, 30)
+    for name in INTERVALS:
+        value, low, high = diversity(rows, interval=name)
+        assert value == pytest.approx(diversity(rows).value) and low < value < high
+
+
+def test_cross_diversity_is_the_mean_over_all_pairs_with_a_welch_like_error():
+    one, other = embeddings(5, 30), embeddings(4, 30, seed=1)
+    found = np.array([[task2vec_scale_free(a, b) for b in other] for a in one])
+    error = math.sqrt(found.mean(1).var(ddof=1) / 5 + found.mean(0).var(ddof=1) / 4)
+    value, low, high = cross_diversity(one, other)
+    assert value == pytest.approx(found.mean())
+    assert (high - low) / 2 == pytest.approx(3.182446305284263 * error)  # t(.975, 3)
+
+
+def test_cross_diversity_covers_the_true_mean():
+    # Distances of points on a circle from one quarter to another: E[1 − cos(a − b)] in closed form.
+    rng = np.random.default_rng(3)
+    inside = lambda n: np.stack([np.cos(u := rng.uniform(0, np.pi / 4, n)), np.sin(u)], 1)
+    quarter = lambda n: np.stack([np.cos(u := rng.uniform(np.pi / 4, np.pi / 2, n)), np.sin(u)], 1)
+    sines = [np.sin(np.pi / 4), 1 - np.sin(np.pi / 4)]
+    cosines = [1 - np.cos(np.pi / 4), np.cos(np.pi / 4)]
+    truth = 1 - (sines[0] * sines[1] + cosines[0] * cosines[1]) / (np.pi / 4) ** 2
+    covered = 0
+    for _ in range(400):
+        _, low, high = cross_diversity(inside(12), quarter(12), "cosine")
+        covered += low <= truth <= high
+    assert 0.92 < covered / 400 < 0.985
+
+
+def test_noise_floor_is_the_mean_distance_of_like_from_like():
+    once, again = embeddings(3, 30), embeddings(3, 30, seed=1)
+    expected = np.mean([task2vec_scale_free(a, b) for a, b in zip(once, again, strict=True)])
+    assert noise_floor(once, again) == pytest.approx(expected)
+    assert noise_floor(once, once) == pytest.approx(0, abs=1e-15)
+
+
+def test_layer_diversity_is_the_coefficient_of_the_layers_entries():
+    rows = embeddings(4, 9)
+    names = ["conv1"] * 4 + ["bn1"] * 3 + ["conv1"] * 2
+    found = layer_diversity(rows, names)
+    assert list(found) == ["conv1", "bn1"]
+    assert found["bn1"] == pytest.approx(diversity(rows[:, 4:7]).value)
+    assert found["conv1"] == pytest.approx(diversity(rows[:, [0, 1, 2, 3, 7, 8]]).value)
+
+
+def test_vendi_score_counts_the_different_tasks():
+    assert vendi(np.eye(5)) == pytest.approx(5)
+    assert vendi(np.ones((5, 3))) == pytest.approx(1)
+    assert vendi(np.kron(np.eye(3), np.ones((4, 1)))) == pytest.approx(3)  # three kinds, four of each
+    # Two tasks at an angle: eigenvalues (1 ± cos) / 2.
+    c = 0.6
+    entropy = stats.entropy([(1 + c) / 2, (1 - c) / 2])
+    assert vendi([[1, 0], [c, 0.8]]) == pytest.approx(math.exp(entropy))
+
+
 def test_without_interval_two_tasks_suffice():
     rows = embeddings(2, 30)
     value, low, high = diversity(rows, interval=None)
@@ -148,6 +255,11 @@ def test_complexity_is_the_mean_length_with_a_t_interval():
         "no filters": (lambda: diversity(np.zeros((4, 0))), "[tasks, filters]"),
         "distance": (lambda: diversity(embeddings(3, 5), "task2vek"), "did you mean 'task2vec'"),
         "interval": (lambda: diversity(embeddings(3, 5), interval="jacknife"), "did you mean 'jackknife'"),
+        "1/F of 0": (lambda: diversity([[1, 2], [1, 0], [2, 1]], "kl"), "1 entries are 0"),
+        "other probe": (lambda: cross_diversity(embeddings(3, 5), embeddings(3, 6)), "the same probe"),
+        "other tasks": (lambda: noise_floor(embeddings(3, 5), embeddings(4, 5)), "one shape"),
+        "layers": (lambda: layer_diversity(embeddings(3, 5), ["conv1"]), "1 layer names for 5"),
+        "no direction": (lambda: vendi([[1, 2], [0, 0]]), "task 1 is all zeros"),
     }.values(),
 )
 def test_unusable_input_is_named_in_one_line(call, says):
