@@ -209,9 +209,9 @@ def test_truncated_file_is_refused(tmp_path):
 def test_missing_file_and_other_kinds_of_file_are_refused(tmp_path):
     assert "no weights at" in refusal(tmp_path / "nowhere.safetensors")
     (tmp_path / "resnet18.pth").write_bytes(b"PK")
-    assert "convert it to .safetensors" in refusal(tmp_path / "resnet18.pth")
+    assert "truncated, or no file of torch.save" in refusal(tmp_path / "resnet18.pth")
     (tmp_path / "resnet18.npz").write_bytes(b"PK")
-    assert "expected a .safetensors file" in refusal(tmp_path / "resnet18.npz")
+    assert "expected a .safetensors or .pth file" in refusal(tmp_path / "resnet18.npz")
     (tmp_path / "folder.safetensors").mkdir()
     assert "no weights at" in refusal(tmp_path / "folder.safetensors")
     (tmp_path / "text.safetensors").write_text("these are no tensors")

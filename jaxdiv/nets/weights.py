@@ -1,5 +1,8 @@
-"""Probes by name: random with a seed, or from a `.safetensors` file under torchvision's parameter names."""
+"""Probes by name: random with a seed, or from a file of torchvision's or timm's weights (the names are the same)."""
 
+import hashlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxdiv.download import cache_folder, fetch
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.nets.resnet import ARCHITECTURES, Probe, ResNet, feature_count, layers, random_params
+from jaxdiv.nets.torch_file import read_state_dict
+
+IMAGENET = "imagenet"
+# torchvision's IMAGENET1K_V1 files; a name ends with the first 8 digits of its sha256.
+_TORCHVISION = "https://download.pytorch.org/models/"
+_IMAGENET_FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+}
+_KINDS = "a .safetensors or .pth file with torchvision's parameter names"
 
 # torchvision's leaf name -> our collection and leaf name.
 _CONV = {"weight": ("params", "kernel")}
@@ -21,14 +36,21 @@ _NORM = {
 }
 
 
-def load_probe(name: str, weights: str | Path | None = None, seed: int = 0) -> Probe:
+def load_probe(
+    name: str,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Probe:
     """The probe `name`, one of `resnet18`, `resnet34`, `resnet50`, `resnet50_v1`, `resnet10_narrow`.
 
     Args:
         name: the architecture.
-        weights: a `.safetensors` file with torchvision's names and shapes (any float type; computed in float32), or
-            None for random parameters, calibrated as `resnet.random_params` says.
+        weights: a `.safetensors` or `.pth` file with torchvision's or timm's names and shapes (any float type; computed
+            in float32); `"imagenet"` for torchvision's, downloaded once into `download.cache_folder()`; or None for
+            random parameters, calibrated as `resnet.random_params` says.
         seed: of the random parameters; unused with `weights`.
+        progress: called with the downloaded share, 0..1; None: a bar on the terminal.
 
     Raises InputError for an unknown name, and for a file that is missing, broken or of another architecture.
     """
@@ -37,23 +59,50 @@ def load_probe(name: str, weights: str | Path | None = None, seed: int = 0) -> P
     net = ARCHITECTURES[name]
     if weights is None:
         return Probe(name, net, random_params(jax.random.key(seed), net))
-    return Probe(name, net, from_torchvision(net, read_tensors(Path(weights)), str(weights)))
+    path = _imagenet(name, progress) if str(weights) == IMAGENET else Path(weights)
+    return Probe(name, net, from_torchvision(net, read_tensors(path), str(path)))
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a `.safetensors` file, floats as float32. Raises InputError where the file is unusable."""
-    if path.suffix in (".pth", ".pt"):
-        raise InputError(f"{path}: PyTorch's .pth files are not read yet; convert it to .safetensors")
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: expected a .safetensors file with torchvision's parameter names")
+    """Every tensor of a `.safetensors` or `.pth` file, floats as float32; no pickle is executed.
+
+    Raises InputError where the file is unusable, also where its name ends with a hash (`-f37072fd`) not its own.
+    """
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise InputError(f"{path}: expected {_KINDS}")
     if not path.is_file():
-        raise InputError(f"no weights at {path}: expected a .safetensors file with torchvision's parameter names")
+        raise InputError(f"no weights at {path}: expected {_KINDS}")
+    if wanted := re.search(r"-([0-9a-f]{8})$", path.stem):
+        _check_hash(path, wanted[1])
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_state_dict(path)
+    return {k: np.asarray(v, np.float32 if jnp.issubdtype(v.dtype, jnp.floating) else None) for k, v in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "flax") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: truncated, or not a .safetensors file ({error})") from None
-    return {k: np.asarray(v, np.float32 if jnp.issubdtype(v.dtype, jnp.floating) else None) for k, v in tensors.items()}
+
+
+def _check_hash(path: Path, prefix: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(prefix):
+        raise InputError(
+            f"{path}: its sha256 begins {found[:8]}, not {prefix} as its name says: truncated or altered; get it again"
+        )
+
+
+def _imagenet(name: str, progress: Callable[[float], None] | None) -> Path:
+    if name not in _IMAGENET_FILES:
+        known = ", ".join(_IMAGENET_FILES)
+        raise InputError(f"torchvision has no ImageNet weights for {name}, only for {known}: give a file")
+    file = cache_folder() / _IMAGENET_FILES[name]
+    if not file.exists():
+        fetch(_TORCHVISION + file.name, file, sha256=file.stem.rpartition("-")[2], progress=progress)
+    return file
 
 
 def from_torchvision(net: ResNet, tensors: dict[str, np.ndarray], source: str = "weights") -> dict[str, Any]:
