@@ -1,6 +1,7 @@
 """The ResNets against torchvision's architecture written in NumPy, and weights from files."""
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -114,6 +115,24 @@ def test_features_and_logits_equal_torchvisions_architecture_in_numpy(case):
     probe = Probe("probe", net, from_torchvision(net, tensors))
     np.testing.assert_allclose(probe.features(images), features, rtol=1e-4, atol=1e-5 * features.max())
     np.testing.assert_allclose(probe.logits(images), logits, rtol=1e-4, atol=1e-5 * np.abs(logits).max())
+
+
+PROBES = ("resnet18", "resnet34", "resnet50")
+
+
+def logits_case(name):
+    """Weights and images of the case that `make_torchvision_logits.py` gave to torchvision itself."""
+    images = np.random.default_rng(1).normal(size=(2, 61, 70, 3)).astype(np.float32)
+    return torchvision_tensors(ARCHITECTURES[name], seed=3), images
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_logits_equal_torchvisions_own(name):
+    tensors, images = logits_case(name)
+    expected = np.array(json.loads(Path(__file__).with_name("torchvision_logits.json").read_text())[name])
+    net = ARCHITECTURES[name]
+    found = np.asarray(Probe(name, net, from_torchvision(net, tensors)).logits(images))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_parameters_of_resnet18_and_resnet50_number_torchvisions():
