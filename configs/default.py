@@ -23,22 +23,26 @@ def get_config() -> ConfigDict:
                 "gauss-1.0",
                 "gauss-1.6",
             ),
+            "images": "",  # your own folder of images, a sub-folder a class: the benchmark "images"
             "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),
             "seeds": (0,),  # training runs of each benchmark and method
             "task": {"ways": 5, "shots": 5, "queries": 15},
             "data": {
                 "archive_dir": "",  # where the archives of real data sets lie
-                "partial": False,  # the archives are samples: leave out classes that are absent or too small
+                "partial": False,  # leave out classes that are absent or too small, instead of refusing
+                "skip_broken": False,  # leave out images of `images` that cannot be decoded, instead of refusing
                 "classes": (32, 8, 16),  # train, val, test classes of a generated benchmark
                 "images": 20,  # and its images per class
             },
             "probe": {
                 "name": "resnet10_narrow",
-                "weights": "",  # a .safetensors file; empty: random parameters
+                "weights": "",  # a .safetensors or .pth file; "imagenet": torchvision's; empty: random parameters
                 "seed": 0,
                 "pixels": 16,
                 "tasks": 12,
                 "estimator": "exact",
+                "head": "converged",
+                "floor_tasks": 4,  # embedded twice for the noise floor, where the estimator or the head draws
                 "distance": "task2vec_scale_free",
                 "interval": "jackknife",
             },

@@ -36,7 +36,7 @@ Y_LABELS = {
 }
 # Ink and paper are colours that nothing else has, so that a page can exchange them for its own (dark mode).
 INK, PAPER, GRID = "#010203", "#fefdfc", "#dcdddf"
-_RC = {
+RC = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.labelsize": 8.5,
@@ -317,8 +317,8 @@ def _draw(data: PlotData, name: str) -> tuple[Any, int, int]:
     FigureCanvasAgg(figure)
     for r, row in enumerate(grid):
         for c, (test_set, method) in enumerate(row):
-            left, base = c * wide + 0.68, height - (r + 1) * tall + below
-            box = left / width, base / height, (wide - 0.90) / width, (tall - below - 0.50) / height
+            left, base = c * wide + 0.78, height - (r + 1) * tall + below
+            box = left / width, base / height, (wide - 1.00) / width, (tall - below - 0.50) / height
             ax = figure.add_axes(box)  # fixed places: numbers are set beside points as they will be printed
             ax.locator_params(nbins=6)
             ax.set_xlabel(X_LABEL)
@@ -338,7 +338,7 @@ def render(name: str, data: PlotData) -> Rendered:
     """Draws "figure1" (accuracy), "figure2" (all trend lines) or "figure3" (cross-entropy)."""
     from matplotlib import style
 
-    with style.context(["default", _RC]):
+    with style.context(["default", RC]):
         figure, rows, columns = _draw(data, name)
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})

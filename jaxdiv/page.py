@@ -108,6 +108,7 @@ def _table1(rows: Sequence[Row], data: PlotData) -> str:
     table.sort(key=lambda row: (str(row["probe"]), row["#"] or 0))
     have = {key for row in rows for key, value in row.items() if value is not None}
     columns = ["#", "benchmark", "probe", "diversity", "95% interval"]
+    columns += ["noise floor"] * ("noise_floor" in have)
     columns += ["true"] * ("true_diversity" in have) + ["paper"] * any(row["paper"] for row in table)
     columns += [key for key in ("tasks", "estimator", "head", "distance", "complexity") if key in have]
     note = ""

@@ -19,7 +19,7 @@ from jaxdiv.wording import by_method, diversity_cells, method_name, p_cell, r2_c
 
 Row = Mapping[str, Any]
 TABLE1_COLUMNS = ("benchmark", "probe", "diversity", "ci_low", "ci_high", "tasks", "estimator")
-TABLE1_OPTIONAL = ("head", "distance", "complexity", "true_diversity")
+TABLE1_OPTIONAL = ("head", "distance", "noise_floor", "complexity", "true_diversity")
 TABLE2_COLUMNS = ("method", "metric", "test_set", "r2", "ci_low", "ci_high", "p_value", "n")
 POINTS_COLUMNS = (
     "benchmark",
@@ -58,9 +58,9 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     optional = [c for c in TABLE1_OPTIONAL if any(row.get(c) is not None for row in diversity_rows)]
-    _write(folder / "table1.csv", _csv(diversity_rows, (*TABLE1_COLUMNS, *optional)))
-    _write(folder / "table2.csv", _csv(correlations, TABLE2_COLUMNS))
-    _write(folder / "points.csv", _csv(points, POINTS_COLUMNS))
+    _write(folder / "table1.csv", csv_text(diversity_rows, (*TABLE1_COLUMNS, *optional)))
+    _write(folder / "table2.csv", csv_text(correlations, TABLE2_COLUMNS))
+    _write(folder / "points.csv", csv_text(points, POINTS_COLUMNS))
     data = figures.plot_data(diversity_rows, points, correlations, fixed_test_set_name)
     panels = {}
     for name in ("figure1", "figure2", "figure3"):
@@ -107,6 +107,7 @@ def terminal_tables(diversity_rows: Sequence[Row], correlations: Sequence[Row], 
     first = table("Table 1. Task2Vec diversity coefficient (cosine distance, 0–1)\n" + ", ".join(common))
     texts = [diversity_cells(row) for row in diversity_rows]
     shown = ["diversity", "95% interval"]
+    shown += ["noise floor"] * any(row.get("noise_floor") is not None for row in diversity_rows)
     shown += ["true"] * any(row.get("true_diversity") is not None for row in diversity_rows)
     shown += ["paper"] * (width >= 96 and any(text["paper"] for text in texts))
     first.add_column("benchmark", overflow="fold")
@@ -152,7 +153,7 @@ def _write(path: Path, content: str | bytes) -> None:
         raise
 
 
-def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def csv_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Rows as CSV: numbers in full precision, an empty cell where a value is undefined (never "nan")."""
 
     def cell(value: Any) -> Any:

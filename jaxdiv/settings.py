@@ -12,6 +12,7 @@ from jaxdiv.diversity import DISTANCES, INTERVALS
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.nets import conv4
 from jaxdiv.nets.resnet import ARCHITECTURES
+from jaxdiv.nets.weights import IMAGENET
 from jaxdiv.units import replacing
 
 STAGES = ("prepare", "diversity", "train", "evaluate", "correlate", "report")
@@ -31,24 +32,28 @@ def check(config: ConfigDict) -> None:
     """Raise InputError, with the nearest valid name, for a name or number in `config` that cannot be used."""
     for name in (*config.benchmarks, fixed_test_set(config)):
         benchmarks.components(name)
+    if config.methods and any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks):
+        raise InputError("your own images have no test classes to evaluate on yet: measure them with configs/folder.py")
     for kind, name, valid in (
         *(("method", method, METHODS) for method in config.methods),
         ("probe", config.probe.name, ARCHITECTURES),
         ("estimator", config.probe.estimator, task2vec.ESTIMATORS),
+        ("head", config.probe.head, task2vec.HEADS),
         ("distance", config.probe.distance, DISTANCES),
         ("interval", config.probe.interval, INTERVALS),
         ("network", config.learner.net, NETS),
     ):
         if name not in valid:
             raise unknown(kind, name, valid)
-    for field in ("benchmarks", "methods", "seeds"):
-        if not config[field] or len(set(config[field])) != len(config[field]):
-            raise InputError(f"--config.{field} is {config[field]}: give at least one, and each once")
+    for field, least in (("benchmarks", 1), ("methods", 0), ("seeds", 1)):
+        if len(config[field]) < least or len(set(config[field])) != len(config[field]):
+            raise InputError(f"--config.{field} is {config[field]}: give at least {least}, and each once")
     for path, least in {
         "task.ways": 2,
         "task.shots": 1,
         "task.queries": 1,
         "probe.tasks": 3,
+        "probe.floor_tasks": 1,
         "probe.pixels": 8,
         "learner.pixels": 16,
         "learner.width": 1,
@@ -66,9 +71,11 @@ def check(config: ConfigDict) -> None:
 
 
 def weights_file(config: ConfigDict) -> Path | None:
-    """The probe's weights: as given, or beside the archives; None for random ones."""
+    """The probe's weights: as given, or beside the archives; `imagenet` for torchvision's; None for random ones."""
     if not config.probe.weights:
         return None
+    if config.probe.weights == IMAGENET:
+        return Path(IMAGENET)
     given = Path(config.probe.weights)
     beside = Path(config.data.archive_dir) / given
     return beside if beside.exists() and not given.exists() else given

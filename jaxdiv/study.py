@@ -17,14 +17,16 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import evaluate, maml, pretrain, report, task2vec, train
+from jaxdiv import evaluate, maml, pretrain, report, survey, task2vec, train
 from jaxdiv.correlate import correlations
-from jaxdiv.data import benchmarks
+from jaxdiv.data import benchmarks, synthetic
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks, union
-from jaxdiv.diversity import complexity, diversity
+from jaxdiv.data.folder import fingerprint
+from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distances
 from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
 from jaxdiv.nets import conv4
+from jaxdiv.nets.resnet import Probe
 from jaxdiv.nets.weights import load_probe
 from jaxdiv.progress import Watch
 from jaxdiv.settings import METHODS, NETS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
@@ -49,6 +51,10 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
                 failures.append({"unit": unit.name, "reason": reason})
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
+    if not config.methods:
+        if "report" in stages:
+            maker.survey(units, console)
+        return 1 if failures else 0
     correlated = maker.correlation(units)
     if "correlate" in stages and not correlated.done:
         correlated.execute(_silent)
@@ -124,6 +130,8 @@ class _Maker:
             archive_dir=config.data.archive_dir,
             partial=config.data.partial,
             min_images=config.task.shots + config.task.queries,
+            own=config.images,
+            skip_broken=config.data.skip_broken,
             classes=tuple(config.data.classes),
             images=config.data.images,
             seed=config.seed,
@@ -155,6 +163,9 @@ class _Maker:
     def _prepare(self, base: str, pixels: int) -> Unit:
         if base in benchmarks.BASE_SETS:
             settings: dict[str, Any] = {"partial": self.data.partial, "min_images": self.data.min_images}
+        elif base == benchmarks.OWN:
+            settings = {"own": self.data.own, "partial": self.data.partial, "min_images": self.data.min_images}
+            settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(self.data.own))}
         else:
             settings = {"classes": self.data.classes, "images": self.data.images, "seed": self.data.seed}
 
@@ -162,7 +173,7 @@ class _Maker:
             arrays, facts = benchmarks.prepare(base, pixels, self.data, lambda share: progress(share, ""))
             return facts, arrays
 
-        cost = 20.0 if base in benchmarks.BASE_SETS else 0.5
+        cost = 0.5 if synthetic.spread(base) is not None else 20.0
         return self.unit(f"prepare/{base}/{pixels}px", {"pixels": pixels, **settings}, run, cost=cost)
 
     def table(self, benchmark: str, pixels: int, split: str) -> ImageTable:
@@ -177,16 +188,7 @@ class _Maker:
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, probe.pixels, "train")
             net = _probe(probe.name, weights_file(self.config), probe.seed)
-            embeddings = []
-            for number in range(probe.tasks):
-                for_task, for_fisher = jax.random.split(_key(self.config.seed, unit.name, number))
-                task = jax.tree.map(lambda leaf: leaf[0], sample_tasks(for_task, table, **self.task))
-                images = jnp.concatenate([task.support_images, task.query_images])
-                labels = jnp.concatenate([task.support_labels, task.query_labels])
-                embedding = task2vec.embed(net, images, labels, self.task["ways"], probe.estimator, for_fisher)
-                embeddings.append(np.asarray(embedding))
-                progress((number + 1) / probe.tasks, f"task {number + 1} of {probe.tasks}")
-            stacked = np.stack(embeddings)
+            stacked, repeated = self._embeddings(table, net, unit.name, progress)
             value, low, high = diversity(stacked, probe.distance, probe.interval)
             row = {
                 "benchmark": benchmark,
@@ -196,8 +198,9 @@ class _Maker:
                 "ci_high": high,
                 "tasks": probe.tasks,
                 "estimator": probe.estimator,
-                "head": "converged",
+                "head": probe.head,
                 "distance": probe.distance,
+                "noise_floor": noise_floor(stacked[: len(repeated)], repeated, probe.distance) if repeated else None,
                 "complexity": complexity(stacked).value,
                 "true_diversity": benchmarks.true_diversity(benchmark),
             }
@@ -207,6 +210,32 @@ class _Maker:
         inputs = self.prepared(benchmark, probe.pixels)
         cost = probe.tasks * (0.25 if probe.name == "resnet10_narrow" else 8.0)
         return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost)
+
+    def _embeddings(self, table: ImageTable, net: Probe, name: str, progress: Report):
+        """The benchmark's tasks embedded, `[tasks, filters]`; and, where the estimator or the head draws, the first
+        few once more under other keys, for the noise floor."""
+        probe, devices = self.config.probe, jax.local_device_count()
+        jobs = [tuple(jax.random.split(_key(self.config.seed, name, number))) for number in range(probe.tasks)]
+        if task2vec.draws(probe.estimator, probe.head):
+            jobs += [(draw, jax.random.fold_in(key, 1)) for draw, key in jobs[: probe.floor_tasks]]
+        found: list[np.ndarray] = []
+        for group in (jobs[start : start + devices] for start in range(0, len(jobs), devices)):
+            tasks = [sample_tasks(draw, table, **self.task) for draw, _ in group]
+            images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in tasks]
+            labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in tasks]
+            found += [
+                *task2vec.embed_tasks(
+                    net,
+                    jnp.concatenate(images),
+                    jnp.concatenate(labels),
+                    self.task["ways"],
+                    probe.estimator,
+                    jnp.stack([key for _, key in group]),
+                    head=probe.head,
+                )
+            ]
+            progress(len(found) / len(jobs), f"task {len(found)} of {len(jobs)}")
+        return np.stack(found[: probe.tasks]), found[probe.tasks :]
 
     def training(self, benchmark: str, method: str, seed: int) -> Unit:
         config = self.config
@@ -291,6 +320,23 @@ class _Maker:
         inputs = (trained, *self.prepared(where, config.learner.pixels))
         name = f"evaluate/{benchmark}/{method}/{seed}/{test_set}"
         return self.unit(name, settings, run, inputs, config.evaluation.tasks / 50)
+
+    def survey(self, units: Iterable[Unit], console: Console) -> None:
+        """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
+        measured = [_needed(unit, "report") for unit in units if unit.stage == "diversity"]
+        rows = [unit.result for unit in measured]
+        distances = {
+            row["benchmark"]: pairwise_distances(unit.arrays()["embeddings"], row["distance"])
+            for row, unit in zip(rows, measured, strict=True)
+        }
+        drawn = survey.write_survey(self.workdir / "report", rows, distances)
+        console.print(survey.paper_table())
+        console.print(report.terminal_tables(rows, [], width=console.width)[0])
+        for unit in units:
+            if unit.stage == "prepare" and (lost := unit.result["left_out"]):
+                console.print(f"{unit.name}: left out {len(lost)}: {', '.join(lost[:5])}", markup=False, soft_wrap=True)
+        for path in drawn:
+            console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
 
     def correlation(self, units: Iterable[Unit]) -> Unit:
         """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""

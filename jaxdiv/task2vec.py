@@ -12,12 +12,14 @@ Xᵀd, of which only each filter's squared norm is wanted.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiv import logistic
@@ -31,14 +33,64 @@ Columns = Callable[[Array, PRNGKeyArray | None], Array]
 _CHUNK_BYTES = 2**28  # larger chunks were slower on a CPU: they leave its caches
 
 
-def fit_head(features: Float[Array, "images d"], labels: Int[Array, " images"], ways: int) -> Head:
-    """The converged L2 logistic regression (C = 1) on pooled features: no random draw, no step size to choose.
+# The reference's loader (protocol of aws-cv-task2vec with its defaults): 10,000 draws in batches of 64, none left over.
+_BATCH, _BATCHES = 64, 156
+_HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 10, 4e-4, 1e-4
 
-    Raises InputError where features are not finite or labels are outside 0..ways-1.
+HEADS = ("converged", "adam")
+
+
+def fit_head(
+    features: Float[Array, "images d"],
+    labels: Int[Array, " images"],
+    ways: int,
+    head: str = "converged",
+    key: PRNGKeyArray | None = None,
+) -> Head:
+    """A linear classifier on pooled features.
+
+    Args:
+        head: `converged`, the L2 logistic regression (C = 1): no random draw, no step size to choose. Or `adam`, the
+            reference's: PyTorch's initial weights, 10 epochs of 156 class-balanced batches of 64 drawn with
+            replacement, Adam at 4e-4 with 1e-4 · weights added to the gradient; far from converged.
+        key: for `adam`.
+
+    Raises InputError where features are not finite, labels are outside 0..ways-1, the head is unknown or a key lacks.
     """
+    _check_names(None, head, key)
     _check_finite(features, "features")
     _check_labels(labels, features.shape[0], ways)
+    if head == "adam":
+        return _adam_head(features, labels, key, ways)
     return logistic.fit(features, labels, ways=ways)
+
+
+@partial(jax.jit, static_argnames=("ways",))
+def _adam_head(features: Array, labels: Array, key: PRNGKeyArray, ways: int) -> Head:
+    initial, draws = jax.random.split(key)
+    bound = features.shape[1] ** -0.5
+    numbers = jax.random.uniform(initial, (features.shape[1] + 1, ways), features.dtype, -bound, bound)
+    head = Head(numbers[:-1], numbers[-1])
+    optimizer = optax.chain(optax.add_decayed_weights(_HEAD_DECAY), optax.adam(_HEAD_RATE))
+
+    def loss(head: Head, rows: Array) -> Array:
+        logits = features[rows] @ head.kernel + head.bias
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+    def step(state: tuple[Head, optax.OptState], key: PRNGKeyArray) -> tuple[tuple[Head, optax.OptState], None]:
+        head, moments = state
+        rows = _balanced_rows(key, labels, ways)
+        updates, moments = optimizer.update(jax.grad(loss)(head, rows), moments, head)
+        return (optax.apply_updates(head, updates), moments), None
+
+    keys = jax.random.split(draws, _HEAD_EPOCHS * _BATCHES)
+    return lax.scan(step, (head, optimizer.init(head)), keys)[0][0]
+
+
+def _balanced_rows(key: PRNGKeyArray, labels: Int[Array, " images"], ways: int) -> Int[Array, " batch"]:
+    """A batch's images, drawn with replacement, every class with the same chance."""
+    count = jnp.bincount(labels, length=ways)
+    return jax.random.categorical(key, -jnp.log(count[labels].astype(jnp.float32)), shape=(_BATCH,))
 
 
 def exact(probe: Probe, images: Array, head: Head, key: PRNGKeyArray | None = None, chunk: int | None = None) -> Array:
@@ -56,8 +108,28 @@ def mc(probe: Probe, images: Array, head: Head, key: PRNGKeyArray, chunk: int | 
     return _fisher(probe, images, head, key, _one_label, chunk)
 
 
-ESTIMATORS: Mapping[str, Callable[..., Array]] = {"exact": exact, "rademacher": rademacher, "mc": mc}
-_NEED_KEY = {"rademacher", "mc"}
+def reference(probe: Probe, images: Array, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
+    """aws-cv-task2vec's procedure as the study ran it, noise and all. Arguments as `fisher`'s; `chunk` is not used.
+
+    156 batches of 64 images drawn with replacement (every image alike: the classes of a task are of one size), batch
+    norm on each batch's own statistics, labels drawn from the model, and the gradient of the batch's *mean*
+    cross-entropy squared: about 1/64 of the Fisher.
+    """
+    return _reference(probe, images, head, key)
+
+
+ESTIMATORS: Mapping[str, Callable[..., Array]] = {
+    "exact": exact,
+    "rademacher": rademacher,
+    "mc": mc,
+    "reference": reference,
+}
+_NEED_KEY = {"rademacher", "mc", "reference"}
+
+
+def draws(estimator: str, head: str) -> bool:
+    """Whether embeddings by these depend on a key, so that they have a noise floor."""
+    return estimator in _NEED_KEY or head == "adam"
 
 
 def fisher(
@@ -74,17 +146,14 @@ def fisher(
         probe: from `load_probe`.
         images: normalised as the probe's training images were.
         head: kernel and bias on the pooled features.
-        estimator: `exact`, `rademacher` or `mc`.
-        key: for the two that draw.
+        estimator: `exact`, `rademacher`, `mc` or `reference`.
+        key: for the three that draw.
         chunk: images in memory at a time; None: as many as 256 MB of activations and cotangents hold.
 
     Each entry is in (nats per unit of weight)². Raises InputError for an unknown estimator, a missing key, images that
     are no finite batch, or a result that is not finite.
     """
-    if estimator not in ESTIMATORS:
-        raise unknown("estimator", estimator, ESTIMATORS)
-    if estimator in _NEED_KEY and key is None:
-        raise InputError(f"estimator {estimator!r} draws at random: give it a jax.random key")
+    _check_names(estimator, None, key)
     _check_images(images, chunk)
     head = Head(*head)
     _check_finite(head.kernel, "the head")
@@ -101,11 +170,112 @@ def embed(
     estimator: str = "exact",
     key: PRNGKeyArray | None = None,
     chunk: int | None = None,
+    head: str = "converged",
 ) -> Float[Array, " filters"]:
-    """The Task2Vec embedding of one task: features, converged head, Fisher. Arguments and errors as those parts'."""
+    """The Task2Vec embedding of one task: features, head, Fisher. Arguments and errors as those parts'.
+
+    For the study's own numbers: `estimator="reference", head="adam"` and the distance `task2vec`.
+    """
+    _check_names(estimator, head, key)
     _check_images(images, chunk)
-    features = pooled_features(probe, images, chunk=chunk)
-    return fisher(probe, images, fit_head(features, labels, ways), estimator, key, chunk)
+    head_key, fisher_key = (None, None) if key is None else jax.random.split(key)
+    if estimator == "reference":
+        features = _batch_normalised_features(probe, images)
+    else:
+        features = pooled_features(probe, images, chunk=chunk)
+    fitted = fit_head(features, labels, ways, head, head_key)
+    return fisher(probe, images, fitted, estimator, fisher_key, chunk)
+
+
+def embed_tasks(
+    probe: Probe,
+    images: Float[Array, "tasks images h w c"],
+    labels: Int[Array, "tasks images"],
+    ways: int,
+    estimator: str = "exact",
+    key: PRNGKeyArray | None = None,
+    chunk: int | None = None,
+    head: str = "converged",
+    mesh: Mesh | None = None,
+) -> Float[np.ndarray, "tasks filters"]:
+    """`embed` of many tasks with one probe: one after the other on a device, side by side on several.
+
+    Args:
+        key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
+        mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
+
+    Memory is one task's chunk on each device, besides the images. Raises InputError as `embed`.
+    """
+    _check_names(estimator, head, key)
+    if images.ndim != 5 or labels.shape != images.shape[:2]:
+        raise InputError(
+            f"tasks must be images [tasks, images, h, w, 3] with labels, not {images.shape}, {labels.shape}"
+        )
+    _check_images(images[0], chunk)
+    _check_finite(images, "images")
+    for of_task in labels:
+        _check_labels(of_task, images.shape[1], ways)
+    mesh = mesh or jax.make_mesh((jax.local_device_count(),), ("tasks",), devices=jax.local_devices())
+    # A task more than once rather than a short last device: every device has the same program.
+    rows = np.arange(-(-len(images) // mesh.size) * mesh.size) % len(images)
+    if key is not None and key.ndim == 0:
+        key = jax.vmap(partial(jax.random.fold_in, key))(np.arange(len(images)))
+    keys = None if key is None else key[rows]
+    spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    tasks = jax.device_put((images[rows], labels[rows], keys), spread)
+    found = jax.device_get(_embed_spread(mesh, ways, estimator, head, chunk)(probe, *tasks))[: len(images)]
+    _check_finite(found, "the Fisher")
+    return found
+
+
+@cache
+def _embed_spread(mesh: Mesh, ways: int, estimator: str, head: str, chunk: int | None) -> Callable[..., Array]:
+    def of_device(probe: Probe, *tasks: Array) -> Array:
+        one = lambda task: embed(probe, task[0], task[1], ways, estimator, task[2], chunk, head)
+        return lax.map(one, tasks)
+
+    over = PartitionSpec(mesh.axis_names[0])
+    # No collective inside: nothing for the replication check to see, and it does not know our convolution.
+    return jax.jit(
+        jax.shard_map(
+            of_device, mesh=mesh, in_specs=(PartitionSpec(), over, over, over), out_specs=over, check_vma=False
+        )
+    )
+
+
+@jax.jit
+def _batch_normalised_features(probe: Probe, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+    """Features as the reference caches them: batches of 64 in order, batch norm on each one's own statistics."""
+    parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    return jnp.concatenate([_features_by_batch(probe, probe.params["params"], part) for part in parts])
+
+
+def _features_by_batch(probe: Probe, params: dict, images: Array) -> Array:
+    variables = {"params": params, "batch_stats": probe.params["batch_stats"]}
+    # A mutable `batch_stats` makes every norm use the statistics of this batch.
+    return probe.net.apply(variables, images, mutable=["batch_stats"])[0]
+
+
+@jax.jit
+def _reference(probe: Probe, images: Array, head: Head, key: PRNGKeyArray) -> Float[Array, " filters"]:
+    def loss(params: dict, rows: Array, key: PRNGKeyArray) -> Array:
+        features = _features_by_batch(probe, params, images[rows])
+        logits = jnp.matmul(features, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
+        drawn = lax.stop_gradient(jax.random.categorical(key, logits))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, drawn).mean()
+
+    def batch(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
+        for_rows, for_labels = jax.random.split(key)
+        rows = jax.random.randint(for_rows, (_BATCH,), 0, len(images))
+        gradient = jax.grad(loss)(probe.params["params"], rows, for_labels)
+        squares = []
+        for layer in layers(probe.net):
+            squares.append((at(gradient, layer.conv)["kernel"] ** 2).mean((0, 1, 2)))
+            squares.append(at(gradient, layer.norm)["scale"] ** 2)
+        return total + jnp.concatenate(squares), None
+
+    zero = jnp.zeros((probe.filters,), images.dtype)
+    return lax.scan(batch, zero, jax.random.split(key, _BATCHES))[0] / _BATCHES
 
 
 @partial(jax.jit, static_argnames=("chunk",))
@@ -272,6 +442,17 @@ def _default_chunk(probe: Probe, images: Array, columns: int) -> int:
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(state[name])) for name in (TAPS, PERTURBATIONS)}
     needed = (sizes[TAPS] + columns * sizes[PERTURBATIONS]) * images.dtype.itemsize
     return max(1, min(images.shape[0], _CHUNK_BYTES // needed))
+
+
+def _check_names(estimator: str | None, head: str | None, key: PRNGKeyArray | None) -> None:
+    """That the names exist (None: not asked), and that there is a key where one of them draws."""
+    if estimator is not None and estimator not in ESTIMATORS:
+        raise unknown("estimator", estimator, ESTIMATORS)
+    if head is not None and head not in HEADS:
+        raise unknown("head", head, HEADS)
+    if key is None and (estimator in _NEED_KEY or head == "adam"):
+        drawing = f"estimator {estimator!r}" if estimator in _NEED_KEY else f"head {head!r}"
+        raise InputError(f"{drawing} draws at random: give it a jax.random key")
 
 
 def _check_images(images: Array, chunk: int | None) -> None:

@@ -76,6 +76,7 @@ def diversity_cells(row: Row) -> dict[str, str]:
     return {
         "diversity": short(row["diversity"], 4),
         "95% interval": f"[{short(row.get('ci_low'), 4)}, {short(row.get('ci_high'), 4)}]",
+        "noise floor": short(row.get("noise_floor"), 4),
         "true": short(row.get("true_diversity"), 3),
         "paper": f"{short(paper[0], 4)} ± {short(paper[1], 4)}" if paper else "",
     }

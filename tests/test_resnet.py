@@ -63,8 +63,11 @@ def torchvision_tensors(net, classes=7, seed=0):
     return tensors
 
 
-def forward_in_numpy(tensors, images, stride_first):
-    """torchvision's forward pass in evaluation mode, NCHW and float64, its shape read off the tensors' names."""
+def forward_in_numpy(tensors, images, stride_first, train=False):
+    """torchvision's forward pass, NCHW and float64, its shape read off the tensors' names.
+
+    `train`: batch norm on the batch's own statistics, as in PyTorch's training mode.
+    """
     tensors = {name: value.astype(np.float64) for name, value in tensors.items()}
 
     def windows(x, kernel, stride, padding, fill=0.0):
@@ -81,6 +84,8 @@ def forward_in_numpy(tensors, images, stride_first):
         mean, var, weight, bias = (
             tensors[f"{name}.{leaf}"][:, None, None] for leaf in ("running_mean", "running_var", "weight", "bias")
         )
+        if train:
+            mean, var = (moment(x, (0, 2, 3))[:, None, None] for moment in (np.mean, np.var))
         return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
 
     relu = lambda x: np.maximum(x, 0)

@@ -177,6 +177,7 @@ def tiny(**fields):
         ({"methods": ()}, ["--config.methods"]),
         ({"probe.name": "resnet81"}, ["unknown probe 'resnet81'", "'resnet18'"]),
         ({"probe.estimator": "exakt"}, ["unknown estimator 'exakt'", "'exact'"]),
+        ({"probe.head": "adm"}, ["unknown head 'adm'", "'adam'"]),
         ({"probe.distance": "cosin"}, ["unknown distance 'cosin'", "'cosine'"]),
         ({"probe.weights": "nowhere.safetensors"}, ["nowhere.safetensors"]),
         ({"learner.net": "conv5"}, ["unknown network 'conv5'", "'conv4'"]),

@@ -1,15 +1,22 @@
 """The Fisher diagonal against one gradient per image and label, in float64, and the estimators against it."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+from test_resnet import forward_in_numpy, torchvision_tensors
 
 from jaxdiv import task2vec
 from jaxdiv.errors import InputError
 from jaxdiv.nets.resnet import ARCHITECTURES, Probe, ResNet
+from jaxdiv.nets.weights import from_torchvision
 from jaxdiv.task2vec import Head
 
 # Small maps with many filters take the Gram matrix of patches, large maps with few take each image's gradient.
@@ -114,6 +121,128 @@ def test_rademacher_is_less_noisy_than_mc():
     assert noise["rademacher"] < noise["mc"]
 
 
+def cross_entropy_in_numpy(tensors, head, images, labels):
+    features, _ = forward_in_numpy(tensors, images, stride_first=False, train=True)
+    logits = features @ np.float64(head.kernel) + np.float64(head.bias)
+    shifted = logits - logits.max(1, keepdims=True)
+    return (np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean(), logits
+
+
+def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy_in_training_mode(monkeypatch):
+    monkeypatch.setattr(task2vec, "_BATCHES", 2)
+    net = ResNet((1,), (5,), small_stem=True)
+    tensors = torchvision_tensors(net, seed=4)
+    images = np.random.default_rng(5).normal(size=(10, 6, 7, 3)).astype(np.float32)
+    key = jax.random.key(6)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), from_torchvision(net, tensors))
+        rng = np.random.default_rng(7)
+        head = Head(jnp.asarray(rng.normal(size=(5, WAYS))), jnp.asarray(rng.normal(size=WAYS)))
+        probe = Probe("probe", net, params)
+        found = np.asarray(task2vec.reference(probe, jnp.asarray(images, jnp.float64), head, key))
+        batches = []  # the draws, as the estimator makes them
+        for of_batch in jax.random.split(key, 2):
+            for_rows, for_labels = jax.random.split(of_batch)
+            rows = np.asarray(jax.random.randint(for_rows, (64,), 0, 10))
+            _, logits = cross_entropy_in_numpy(tensors, head, images[rows], np.zeros(64, int))
+            batches.append((rows, np.asarray(jax.random.categorical(for_labels, jnp.asarray(logits)))))
+
+    def slope(name, index, rows, labels, h=1e-6):
+        values = []
+        for sign in (1, -1):
+            moved = {n: v.astype(np.float64) for n, v in tensors.items()}
+            moved[name][index] += sign * h
+            values.append(cross_entropy_in_numpy(moved, head, images[rows], labels)[0])
+        return (values[0] - values[1]) / (2 * h)
+
+    names = np.array(probe.layer_names)
+    for layer, filter_ in (("conv1", 2), ("bn1", 1), ("layer1.0.conv2", 4), ("layer1.0.bn2", 0)):
+        weights = tensors[f"{layer}.weight"][filter_]
+        indices = [(filter_, *rest) for rest in np.ndindex(weights.shape)]
+        squares = [slope(f"{layer}.weight", i, *batch) ** 2 for batch in batches for i in indices]
+        assert found[names == layer][filter_] == pytest.approx(np.mean(squares), rel=1e-5), layer
+
+
+def test_references_features_are_of_64_images_each_on_their_own_statistics():
+    net = ResNet((1,), (5,), small_stem=True)
+    tensors = torchvision_tensors(net, seed=4)
+    images = np.random.default_rng(5).normal(size=(70, 6, 7, 3)).astype(np.float32)
+    parts = [forward_in_numpy(tensors, part, False, train=True)[0] for part in (images[:64], images[64:])]
+    found = task2vec._batch_normalised_features(Probe("probe", net, from_torchvision(net, tensors)), images)
+    np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3, atol=1e-4)
+
+
+def test_adam_head_is_pytorchs_adam_written_out():
+    # Adam with weight decay in the gradient (torch.optim.Adam's), from the same start and the same draws, in float64.
+    rng = np.random.default_rng(8)
+    labels = np.repeat(np.arange(WAYS), 4)
+    features = (rng.normal(size=(12, 6)) + 2 * np.eye(6)[labels]).astype(np.float32)
+    key = jax.random.key(9)
+    found = task2vec.fit_head(features, labels, WAYS, "adam", key)
+    initial, draws = jax.random.split(key)
+    weights = np.asarray(jax.random.uniform(initial, (7, WAYS), minval=-(6**-0.5), maxval=6**-0.5), np.float64)
+    first, second = np.zeros_like(weights), np.zeros_like(weights)
+    inputs = np.concatenate([features, np.ones((12, 1))], 1)  # the bias as the weight of a constant
+    rows_of = jax.jit(jax.vmap(lambda key: task2vec._balanced_rows(key, labels, WAYS)))
+    for step, rows in enumerate(np.asarray(rows_of(jax.random.split(draws, 1560))), 1):
+        scores = np.exp(inputs[rows] @ weights)
+        error = scores / scores.sum(1, keepdims=True) - np.eye(WAYS)[labels[rows]]
+        gradient = inputs[rows].T @ error / 64 + 1e-4 * weights
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        weights -= 4e-4 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(found.kernel, weights[:-1], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.bias, weights[-1], rtol=1e-3, atol=1e-4)
+
+
+def test_the_adam_heads_batches_are_balanced_over_unequal_classes():
+    labels = np.repeat([0, 1, 2], [2, 10, 28])
+    keys = jax.random.split(jax.random.key(0), 100)
+    rows = np.asarray(jax.vmap(lambda key: task2vec._balanced_rows(key, labels, 3))(keys))
+    assert stats.chisquare(np.bincount(labels[rows.ravel()])).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(rows.ravel(), minlength=40)[12:]).pvalue > 1e-3  # and within a class
+
+
+def some_tasks(count):
+    probe, images, _ = setting(ResNet((1,), (5,), small_stem=True), (7, 5), 6)
+    stacked = np.stack([np.roll(images, i, axis=2) * (1 + i) for i in range(count)])
+    return probe, stacked, np.tile(np.arange(6) % WAYS, (count, 1))
+
+
+def test_many_tasks_are_embedded_as_each_alone():
+    probe, images, labels = some_tasks(2)
+    key = jax.random.key(3)
+    together = task2vec.embed_tasks(probe, images, labels, WAYS, "reference", key, head="adam")
+    for i in range(2):
+        for_task = jax.random.fold_in(key, i)
+        alone = task2vec.embed(probe, images[i], labels[i], WAYS, "reference", for_task, head="adam")
+        np.testing.assert_allclose(together[i], alone, rtol=2e-3, atol=1e-4 * alone.max())
+
+
+def test_eight_devices_give_the_embeddings_of_one(tmp_path):
+    script = """
+import jax, numpy as np
+from jaxdiv import task2vec
+from test_task2vec import WAYS, some_tasks
+assert jax.local_device_count() == 8
+probe, images, labels = some_tasks(11)
+key = jax.random.key(3)
+one = jax.make_mesh((1,), ("tasks",), devices=jax.devices()[:1])
+found = task2vec.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
+alone = task2vec.embed_tasks(probe, images, labels, WAYS, "rademacher", key, mesh=one)
+assert found.shape == alone.shape == (11, probe.filters)
+np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6 * alone.max())
+print("same")
+"""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == "same", ended.stderr
+
+
 def test_exact_does_not_depend_on_chunk():
     probe, images, head = setting(*CASES["basic blocks"])
     whole = task2vec.fisher(probe, images, head)
@@ -175,6 +304,8 @@ def test_layer_names_of_resnet50_are_torchvisions_in_module_order():
     {
         "unknown estimator": ({"estimator": "exakt"}, "did you mean 'exact'"),
         "no key": ({"estimator": "rademacher"}, "key"),
+        "unknown head": ({"head": "adm"}, "did you mean 'adam'"),
+        "no key for the head": ({"head": "adam"}, "head 'adam' draws at random"),
         "NaN": ({"images": np.full((5, 7, 5, 3), np.nan, np.float32)}, "images: NaN"),
         "bytes": ({"images": np.zeros((5, 7, 5, 3), np.uint8)}, "uint8"),
         "one channel": ({"images": np.zeros((5, 7, 5, 1), np.float32)}, "(5, 7, 5, 1)"),
@@ -193,3 +324,9 @@ def test_unusable_input_is_named_in_one_line(changed, says):
         task2vec.embed(probe, **arguments)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tasks_of_unlike_shapes_are_named_in_one_line():
+    probe, images, labels = some_tasks(2)
+    with pytest.raises(InputError, match=r"labels \[tasks, images\], not \(2, 6, 7, 5, 3\) and \(2, 5\)"):
+        task2vec.embed_tasks(probe, images, labels[:, :5], WAYS)

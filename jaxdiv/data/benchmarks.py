@@ -60,6 +60,8 @@ BASE_SETS = {
     ),
 }
 UNIONS = {"mio": ("mini_imagenet", "omniglot")}
+OWN = "images"  # the name of a user's own folder as a benchmark
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,16 @@ class DataSettings:
       partial: the archives are samples: classes that are absent or have fewer than `min_images` images are left out
         and named in the facts. Otherwise they are an error.
       min_images: shots + queries: the images that a task needs of a class.
+      own: a user's folder (or .zip, .tar) of images, a sub-folder a class; all its classes are train classes.
+      skip_broken: leave out its images that cannot be decoded, and name them in the facts; otherwise an error.
       classes, images, seed: of a generated benchmark: classes per split, images per class, the draw.
     """
 
     archive_dir: str = ""
     partial: bool = False
     min_images: int = 20
+    own: str = ""
+    skip_broken: bool = False
     classes: tuple[int, int, int] = (32, 8, 16)
     images: int = 20
     seed: int = 0
@@ -88,10 +94,10 @@ def components(name: str) -> tuple[str, ...]:
     for part in name.split("+"):
         if part in UNIONS:
             parts += UNIONS[part]
-        elif part in BASE_SETS or synthetic.spread(part) is not None:
+        elif part in BASE_SETS or part == OWN or synthetic.spread(part) is not None:
             parts += (part,)
         else:
-            raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, "gauss-0.25"])
+            raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, OWN, "gauss-0.25"])
     return parts
 
 
@@ -113,6 +119,8 @@ def prepare(
     if (spread := synthetic.spread(base)) is not None:
         by_class, names, split = _generate(spread, pixels, settings)
         left_out: list[str] = []
+    elif base == OWN:
+        by_class, names, split, left_out = _read_own(pixels, settings, progress)
     else:
         by_class, names, split, left_out = _read(base, pixels, settings, progress)
     count = np.array([len(images) for images in by_class])
@@ -135,6 +143,8 @@ def table(base: str, arrays: dict[str, np.ndarray], split: str) -> ImageTable:
         raise InputError(f"data set {base!r} has no class in its {split} split")
     facts = BASE_SETS.get(base)
     mean, std = (facts.mean, facts.std) if facts else ((0.5,) * 3, (0.25,) * 3)
+    if base == OWN:
+        mean, std = _IMAGENET_MEAN, _IMAGENET_STD
     names = [str(arrays["name"][i]) for i in chosen]
     return make_table(by_class, names, mean, std, rotates=bool(facts and facts.rotates))
 
@@ -179,6 +189,27 @@ def _read(base, pixels, settings, progress):
         raise InputError(f"{path} holds none of the classes of {facts.title}: expected {expected}")
     split = np.array([SPLITS.index(split_of[name]) for name in kept])
     return [images[name] for name in kept], kept, split, sorted({*missing, *small})
+
+
+def _read_own(pixels, settings, progress):
+    if not settings.own:
+        raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by --config.images=DIR")
+    expected = "a folder (or .zip, .tar) with one sub-folder of images for each class"
+    path = Path(settings.own)
+    broken: list[str] = []
+    lost = broken if settings.skip_broken else None
+    images = folder.read_classes(path, expected, folder.decoder(pixels, False), progress, lost, "--config.images")
+    small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
+    if small and not settings.partial:
+        raise InputError(
+            f"{path}: class {small[0]!r} (and {len(small) - 1} more) has {len(images[small[0]])} images, fewer than "
+            f"shots + queries = {settings.min_images}: lower --config.task.queries, or leave such classes out by "
+            f"--config.data.partial=true"
+        )
+    kept = [name for name in images if name not in small]
+    if not kept:
+        raise InputError(f"{path}: none of its {len(images)} classes has {settings.min_images} images")
+    return [images[name] for name in kept], kept, np.zeros(len(kept), int), [*small, *broken]
 
 
 def _split_by_order(facts, images, path):

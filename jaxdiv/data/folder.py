@@ -17,7 +17,12 @@ _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", "
 
 
 def read_classes(
-    path: Path, expected: str, decode: Callable[[bytes, str], np.ndarray], progress: Callable[[float], None]
+    path: Path,
+    expected: str,
+    decode: Callable[[bytes, str], np.ndarray],
+    progress: Callable[[float], None],
+    broken: list[str] | None = None,
+    flag: str = "--config.data.archive_dir",
 ) -> dict[str, np.ndarray]:
     """Every class's images `[count, h, w, c]` uint8, keyed by its folder's path, in the order of sorted file names.
 
@@ -26,11 +31,13 @@ def read_classes(
       expected: what should be there, for the error message: "Omniglot as omniglot_png.zip, a folder per class".
       decode: encoded bytes and the file's name -> one image.
       progress: called with the share done, 0..1.
+      broken: takes the names of images that cannot be decoded, which are then left out; None: they are an error.
+      flag: what names another place, for the error message.
     Raises:
       InputError: missing, truncated or of another kind; no image inside; an image that cannot be decoded.
     """
     if not path.exists():
-        raise InputError(f"{path} is missing: expected {expected}; put it there or set --config.data.archive_dir")
+        raise InputError(f"{path} is missing: expected {expected}; put it there or set {flag}")
     try:
         encoded = sorted(_members(path))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
@@ -40,14 +47,33 @@ def read_classes(
         ) from None
     if not encoded:
         raise InputError(f"{path} holds no image in a folder of its class: expected {expected}")
+
+    def one(item: tuple[str, bytes]) -> np.ndarray | None:
+        try:
+            return decode(item[1], f"{path}: {item[0]}")
+        except InputError:
+            if broken is None:
+                raise
+            return None
+
     images: dict[str, list[np.ndarray]] = {}
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
-        decoded = pool.map(lambda item: decode(item[1], f"{path}: {item[0]}"), encoded)
+        decoded = pool.map(one, encoded)
         for done, ((name, _), image) in enumerate(zip(encoded, decoded, strict=True)):
+            if image is None:
+                assert broken is not None  # `one` sees to it
+                broken.append(name)
+                continue
             images.setdefault(str(PurePosixPath(name).parent), []).append(image)
             if done % 64 == 0:
                 progress(done / len(encoded))
     return {name: np.stack(of_class) for name, of_class in images.items()}
+
+
+def fingerprint(path: Path) -> list[int]:
+    """How many files `path` is and their bytes together: changes when images are added, removed or replaced."""
+    files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return [len(files), sum(file.stat().st_size for file in files)]
 
 
 def decoder(pixels: int, gray: bool) -> Callable[[bytes, str], np.ndarray]:
