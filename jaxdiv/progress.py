@@ -17,11 +17,11 @@ class Watch:
         self._console = console
         self._count = len(units)
         self._number = 0
-        self._left: dict[str, float] = defaultdict(float)  # by stage: the costs of what is to be done,
+        self._spent = 0.0
+        self._left: dict[str, float] = defaultdict(float)  # by kind of unit: the costs of what is to be done,
         for unit in units:
-            self._left[unit.stage] += unit.cost
-        self._done: dict[str, float] = defaultdict(float)  # of what is done,
-        self._took: dict[str, float] = defaultdict(float)  # and the seconds that it took
+            self._left[_kind(unit)] += unit.cost
+        self._paces: dict[str, list[float]] = defaultdict(list)  # and the seconds per cost of each that is done
         self._unit_began = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -51,12 +51,14 @@ class Watch:
         def report(share: float, note: str = "") -> None:
             # Most of a unit's first seconds are compilation: a share says nothing of the time left before a tenth.
             spent = time.monotonic() - self._unit_began
-            left = f"{_minutes(spent * (1 / share - 1))} left" if share >= 0.1 else ""
-            self._bars.update(self._bar, completed=share, note="  ".join(part for part in (left, note) if part))
+            own = spent * (1 / share - 1) if share >= 0.1 else None
+            left = f"{_minutes(own)} left  " if own is not None else ""
+            self._bars.update(self._bar, completed=share, note=left + note)
+            expected = max(self._pace(unit) * unit.cost - spent, 0.0) if own is None else own
+            total = self._seconds_left() - self._pace(unit) * unit.cost + expected
+            count = f"{self._number} of {self._count} units"
             self._bars.update(
-                self._all,
-                completed=sum(self._done.values()) + share * unit.cost,
-                note=f"{_minutes(max(self._seconds_left() - spent, 0.0))} left  {self._number} of {self._count} units",
+                self._all, completed=self._spent + share * unit.cost, note=f"{_minutes(total)} left  {count}"
             )
 
         report(0.0)
@@ -65,9 +67,9 @@ class Watch:
     def end(self, unit: Unit, outcome: str) -> None:
         """`unit` is over; `outcome` says in a few words how it went."""
         seconds = time.monotonic() - self._unit_began
-        self._left[unit.stage] -= unit.cost
-        self._done[unit.stage] += unit.cost
-        self._took[unit.stage] += seconds
+        self._spent += unit.cost
+        self._left[_kind(unit)] -= unit.cost
+        self._paces[_kind(unit)].append(seconds / unit.cost)
         self._bars.remove_task(self._bar)
         if not self._console.is_terminal:
             self._console.print(
@@ -78,10 +80,22 @@ class Watch:
                 soft_wrap=True,
             )
 
+    def _pace(self, unit: Unit) -> float:
+        return self._pace_of(_kind(unit))
+
+    def _pace_of(self, kind: str) -> float:
+        # Costs are rough guesses of seconds, which the kind's own pace corrects. Its first unit also compiles.
+        paces = self._paces[kind][1:]
+        return sum(paces) / len(paces) if paces else 1.0
+
     def _seconds_left(self) -> float:
-        """Costs are rough guesses of seconds: each stage's own pace corrects them from its first unit on."""
-        pace = {stage: self._took[stage] / self._done[stage] for stage in self._took}
-        return sum(pace.get(stage, 1.0) * cost for stage, cost in self._left.items())
+        return sum(self._pace_of(kind) * cost for kind, cost in self._left.items())
+
+
+def _kind(unit: Unit) -> str:
+    """What units of other benchmarks share: stage, method, seed, test set."""
+    stage, _, *rest = unit.name.split("/")
+    return "/".join((stage, *rest))
 
 
 def _minutes(seconds: float) -> str:
