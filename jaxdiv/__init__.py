@@ -4,6 +4,7 @@ from jaxdiv.correlate import r_squared
 from jaxdiv.data.benchmarks import load_benchmark
 from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.diversity import diversity, pairwise_distances
+from jaxdiv.embedding import embed_benchmark
 from jaxdiv.maml import meta_gradient
 from jaxdiv.nets.weights import load_probe
 from jaxdiv.task2vec import embed, fisher, fit_head
@@ -13,6 +14,7 @@ __all__ = [
     "__version__",
     "diversity",
     "embed",
+    "embed_benchmark",
     "fisher",
     "fit_head",
     "load_benchmark",

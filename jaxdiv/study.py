@@ -23,10 +23,10 @@ from jaxdiv.data import benchmarks, synthetic
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks, union
 from jaxdiv.data.folder import fingerprint
 from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distances
+from jaxdiv.embedding import embed_benchmark
 from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
 from jaxdiv.nets import conv4
-from jaxdiv.nets.resnet import Probe
 from jaxdiv.nets.weights import load_probe
 from jaxdiv.progress import Watch
 from jaxdiv.settings import METHODS, NETS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
@@ -188,7 +188,25 @@ class _Maker:
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, probe.pixels, "train")
             net = _probe(probe.name, weights_file(self.config), probe.seed)
-            stacked, repeated = self._embeddings(table, net, unit.name, progress)
+            keys = jnp.stack([_key(self.config.seed, unit.name, number) for number in range(probe.tasks)])
+            # Where the estimator or the head draws, the first few are embedded once more: its noise floor.
+            floor = min(probe.floor_tasks, probe.tasks) if task2vec.draws(probe.estimator, probe.head) else 0
+
+            def embed(tasks: int, before: int = 0) -> np.ndarray:
+                return embed_benchmark(
+                    net,
+                    table,
+                    tasks,
+                    **self.task,
+                    estimator=probe.estimator,
+                    head=probe.head,
+                    key=keys[:tasks],
+                    again=before > 0,
+                    progress=lambda done: progress((before + done) / (probe.tasks + floor), f"task {done} of {tasks}"),
+                )
+
+            stacked = embed(probe.tasks)
+            noise = noise_floor(stacked[:floor], embed(floor, probe.tasks), probe.distance) if floor else None
             value, low, high = diversity(stacked, probe.distance, probe.interval)
             row = {
                 "benchmark": benchmark,
@@ -200,7 +218,7 @@ class _Maker:
                 "estimator": probe.estimator,
                 "head": probe.head,
                 "distance": probe.distance,
-                "noise_floor": noise_floor(stacked[: len(repeated)], repeated, probe.distance) if repeated else None,
+                "noise_floor": noise,
                 "complexity": complexity(stacked).value,
                 "true_diversity": benchmarks.true_diversity(benchmark),
             }
@@ -210,32 +228,6 @@ class _Maker:
         inputs = self.prepared(benchmark, probe.pixels)
         cost = probe.tasks * (0.25 if probe.name == "resnet10_narrow" else 8.0)
         return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost)
-
-    def _embeddings(self, table: ImageTable, net: Probe, name: str, progress: Report):
-        """The benchmark's tasks embedded, `[tasks, filters]`; and, where the estimator or the head draws, the first
-        few once more under other keys, for the noise floor."""
-        probe, devices = self.config.probe, jax.local_device_count()
-        jobs = [tuple(jax.random.split(_key(self.config.seed, name, number))) for number in range(probe.tasks)]
-        if task2vec.draws(probe.estimator, probe.head):
-            jobs += [(draw, jax.random.fold_in(key, 1)) for draw, key in jobs[: probe.floor_tasks]]
-        found: list[np.ndarray] = []
-        for group in (jobs[start : start + devices] for start in range(0, len(jobs), devices)):
-            tasks = [sample_tasks(draw, table, **self.task) for draw, _ in group]
-            images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in tasks]
-            labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in tasks]
-            found += [
-                *task2vec.embed_tasks(
-                    net,
-                    jnp.concatenate(images),
-                    jnp.concatenate(labels),
-                    self.task["ways"],
-                    probe.estimator,
-                    jnp.stack([key for _, key in group]),
-                    head=probe.head,
-                )
-            ]
-            progress(len(found) / len(jobs), f"task {len(found)} of {len(jobs)}")
-        return np.stack(found[: probe.tasks]), found[probe.tasks :]
 
     def training(self, benchmark: str, method: str, seed: int) -> Unit:
         config = self.config

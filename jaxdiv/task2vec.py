@@ -12,17 +12,16 @@ Xᵀd, of which only each filter's squared norm is wanted.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiv import logistic
+from jaxdiv import reference as aws
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.logistic import Head
 from jaxdiv.nets.resnet import PERTURBATIONS, TAPS, Layer, Probe, at, feature_count, layers
@@ -32,10 +31,6 @@ Columns = Callable[[Array, PRNGKeyArray | None], Array]
 # Bytes of activations and cotangents that one chunk of images may take, by default.
 _CHUNK_BYTES = 2**28  # larger chunks were slower on a CPU: they leave its caches
 
-
-# The reference's loader (protocol of aws-cv-task2vec with its defaults): 10,000 draws in batches of 64, none left over.
-_BATCH, _BATCHES = 64, 156
-_HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 10, 4e-4, 1e-4
 
 HEADS = ("converged", "adam")
 
@@ -57,40 +52,12 @@ def fit_head(
 
     Raises InputError where features are not finite, labels are outside 0..ways-1, the head is unknown or a key lacks.
     """
-    _check_names(None, head, key)
-    _check_finite(features, "features")
-    _check_labels(labels, features.shape[0], ways)
+    check_names(None, head, key)
+    check_finite(features, "features")
+    check_labels(labels, features.shape[0], ways)
     if head == "adam":
-        return _adam_head(features, labels, key, ways)
+        return aws.adam_head(features, labels, key, ways)
     return logistic.fit(features, labels, ways=ways)
-
-
-@partial(jax.jit, static_argnames=("ways",))
-def _adam_head(features: Array, labels: Array, key: PRNGKeyArray, ways: int) -> Head:
-    initial, draws = jax.random.split(key)
-    bound = features.shape[1] ** -0.5
-    numbers = jax.random.uniform(initial, (features.shape[1] + 1, ways), features.dtype, -bound, bound)
-    head = Head(numbers[:-1], numbers[-1])
-    optimizer = optax.chain(optax.add_decayed_weights(_HEAD_DECAY), optax.adam(_HEAD_RATE))
-
-    def loss(head: Head, rows: Array) -> Array:
-        logits = features[rows] @ head.kernel + head.bias
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
-
-    def step(state: tuple[Head, optax.OptState], key: PRNGKeyArray) -> tuple[tuple[Head, optax.OptState], None]:
-        head, moments = state
-        rows = _balanced_rows(key, labels, ways)
-        updates, moments = optimizer.update(jax.grad(loss)(head, rows), moments, head)
-        return (optax.apply_updates(head, updates), moments), None
-
-    keys = jax.random.split(draws, _HEAD_EPOCHS * _BATCHES)
-    return lax.scan(step, (head, optimizer.init(head)), keys)[0][0]
-
-
-def _balanced_rows(key: PRNGKeyArray, labels: Int[Array, " images"], ways: int) -> Int[Array, " batch"]:
-    """A batch's images, drawn with replacement, every class with the same chance."""
-    count = jnp.bincount(labels, length=ways)
-    return jax.random.categorical(key, -jnp.log(count[labels].astype(jnp.float32)), shape=(_BATCH,))
 
 
 def exact(probe: Probe, images: Array, head: Head, key: PRNGKeyArray | None = None, chunk: int | None = None) -> Array:
@@ -109,13 +76,8 @@ def mc(probe: Probe, images: Array, head: Head, key: PRNGKeyArray, chunk: int | 
 
 
 def reference(probe: Probe, images: Array, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
-    """aws-cv-task2vec's procedure as the study ran it, noise and all. Arguments as `fisher`'s; `chunk` is not used.
-
-    156 batches of 64 images drawn with replacement (every image alike: the classes of a task are of one size), batch
-    norm on each batch's own statistics, labels drawn from the model, and the gradient of the batch's *mean*
-    cross-entropy squared: about 1/64 of the Fisher.
-    """
-    return _reference(probe, images, head, key)
+    """The study's own procedure, noise and all (`reference.fisher`). Arguments as `fisher`'s; `chunk` is not used."""
+    return aws.fisher(probe, images, head, key)
 
 
 ESTIMATORS: Mapping[str, Callable[..., Array]] = {
@@ -153,12 +115,12 @@ def fisher(
     Each entry is in (nats per unit of weight)². Raises InputError for an unknown estimator, a missing key, images that
     are no finite batch, or a result that is not finite.
     """
-    _check_names(estimator, None, key)
-    _check_images(images, chunk)
+    check_names(estimator, None, key)
+    check_images(images, chunk)
     head = Head(*head)
-    _check_finite(head.kernel, "the head")
+    check_finite(head.kernel, "the head")
     found = ESTIMATORS[estimator](probe, images, head, key, chunk=chunk)
-    _check_finite(found, "the Fisher")
+    check_finite(found, "the Fisher")
     return found
 
 
@@ -176,106 +138,12 @@ def embed(
 
     For the study's own numbers: `estimator="reference", head="adam"` and the distance `task2vec`.
     """
-    _check_names(estimator, head, key)
-    _check_images(images, chunk)
+    check_names(estimator, head, key)
+    check_images(images, chunk)
     head_key, fisher_key = (None, None) if key is None else jax.random.split(key)
-    if estimator == "reference":
-        features = _batch_normalised_features(probe, images)
-    else:
-        features = pooled_features(probe, images, chunk=chunk)
+    features = aws.features(probe, images) if estimator == "reference" else pooled_features(probe, images, chunk=chunk)
     fitted = fit_head(features, labels, ways, head, head_key)
     return fisher(probe, images, fitted, estimator, fisher_key, chunk)
-
-
-def embed_tasks(
-    probe: Probe,
-    images: Float[Array, "tasks images h w c"],
-    labels: Int[Array, "tasks images"],
-    ways: int,
-    estimator: str = "exact",
-    key: PRNGKeyArray | None = None,
-    chunk: int | None = None,
-    head: str = "converged",
-    mesh: Mesh | None = None,
-) -> Float[np.ndarray, "tasks filters"]:
-    """`embed` of many tasks with one probe: one after the other on a device, side by side on several.
-
-    Args:
-        key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
-        mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
-
-    Memory is one task's chunk on each device, besides the images. Raises InputError as `embed`.
-    """
-    _check_names(estimator, head, key)
-    if images.ndim != 5 or labels.shape != images.shape[:2]:
-        raise InputError(
-            f"tasks must be images [tasks, images, h, w, 3] with labels, not {images.shape}, {labels.shape}"
-        )
-    _check_images(images[0], chunk)
-    _check_finite(images, "images")
-    for of_task in labels:
-        _check_labels(of_task, images.shape[1], ways)
-    mesh = mesh or jax.make_mesh((jax.local_device_count(),), ("tasks",), devices=jax.local_devices())
-    # A task more than once rather than a short last device: every device has the same program.
-    rows = np.arange(-(-len(images) // mesh.size) * mesh.size) % len(images)
-    if key is not None and key.ndim == 0:
-        key = jax.vmap(partial(jax.random.fold_in, key))(np.arange(len(images)))
-    keys = None if key is None else key[rows]
-    spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    tasks = jax.device_put((images[rows], labels[rows], keys), spread)
-    found = jax.device_get(_embed_spread(mesh, ways, estimator, head, chunk)(probe, *tasks))[: len(images)]
-    _check_finite(found, "the Fisher")
-    return found
-
-
-@cache
-def _embed_spread(mesh: Mesh, ways: int, estimator: str, head: str, chunk: int | None) -> Callable[..., Array]:
-    def of_device(probe: Probe, *tasks: Array) -> Array:
-        one = lambda task: embed(probe, task[0], task[1], ways, estimator, task[2], chunk, head)
-        return lax.map(one, tasks)
-
-    over = PartitionSpec(mesh.axis_names[0])
-    # No collective inside: nothing for the replication check to see, and it does not know our convolution.
-    return jax.jit(
-        jax.shard_map(
-            of_device, mesh=mesh, in_specs=(PartitionSpec(), over, over, over), out_specs=over, check_vma=False
-        )
-    )
-
-
-@jax.jit
-def _batch_normalised_features(probe: Probe, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
-    """Features as the reference caches them: batches of 64 in order, batch norm on each one's own statistics."""
-    parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
-    return jnp.concatenate([_features_by_batch(probe, probe.params["params"], part) for part in parts])
-
-
-def _features_by_batch(probe: Probe, params: dict, images: Array) -> Array:
-    variables = {"params": params, "batch_stats": probe.params["batch_stats"]}
-    # A mutable `batch_stats` makes every norm use the statistics of this batch.
-    return probe.net.apply(variables, images, mutable=["batch_stats"])[0]
-
-
-@jax.jit
-def _reference(probe: Probe, images: Array, head: Head, key: PRNGKeyArray) -> Float[Array, " filters"]:
-    def loss(params: dict, rows: Array, key: PRNGKeyArray) -> Array:
-        features = _features_by_batch(probe, params, images[rows])
-        logits = jnp.matmul(features, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
-        drawn = lax.stop_gradient(jax.random.categorical(key, logits))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, drawn).mean()
-
-    def batch(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
-        for_rows, for_labels = jax.random.split(key)
-        rows = jax.random.randint(for_rows, (_BATCH,), 0, len(images))
-        gradient = jax.grad(loss)(probe.params["params"], rows, for_labels)
-        squares = []
-        for layer in layers(probe.net):
-            squares.append((at(gradient, layer.conv)["kernel"] ** 2).mean((0, 1, 2)))
-            squares.append(at(gradient, layer.norm)["scale"] ** 2)
-        return total + jnp.concatenate(squares), None
-
-    zero = jnp.zeros((probe.filters,), images.dtype)
-    return lax.scan(batch, zero, jax.random.split(key, _BATCHES))[0] / _BATCHES
 
 
 @partial(jax.jit, static_argnames=("chunk",))
@@ -444,7 +312,7 @@ def _default_chunk(probe: Probe, images: Array, columns: int) -> int:
     return max(1, min(images.shape[0], _CHUNK_BYTES // needed))
 
 
-def _check_names(estimator: str | None, head: str | None, key: PRNGKeyArray | None) -> None:
+def check_names(estimator: str | None, head: str | None, key: PRNGKeyArray | None) -> None:
     """That the names exist (None: not asked), and that there is a key where one of them draws."""
     if estimator is not None and estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)
@@ -455,23 +323,23 @@ def _check_names(estimator: str | None, head: str | None, key: PRNGKeyArray | No
         raise InputError(f"{drawing} draws at random: give it a jax.random key")
 
 
-def _check_images(images: Array, chunk: int | None) -> None:
+def check_images(images: Array, chunk: int | None) -> None:
     if images.ndim != 4 or images.shape[-1] != 3 or images.shape[0] == 0:
         raise InputError(f"images must be [images, h, w, 3] with at least one image, not {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"images must be normalised floats, not {images.dtype}")
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk must be at least 1 image, not {chunk}")
-    _check_finite(images, "images")
+    check_finite(images, "images")
 
 
-def _check_finite(values: Array, what: str) -> None:
+def check_finite(values: Array, what: str) -> None:
     # Inside somebody's jit or vmap nothing can be looked at; the outer call is theirs to check.
     if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
         raise InputError(f"{what}: NaN or infinity in {int((~np.isfinite(values)).sum())} of {values.size} numbers")
 
 
-def _check_labels(labels: Array, images: int, ways: int) -> None:
+def check_labels(labels: Array, images: int, ways: int) -> None:
     if labels.shape != (images,):
         raise InputError(f"labels must be [{images}], one an image, not {labels.shape}")
     if isinstance(labels, jax.core.Tracer):

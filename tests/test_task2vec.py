@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 from test_resnet import forward_in_numpy, torchvision_tensors
 
-from jaxdiv import task2vec
+from jaxdiv import embedding, reference, task2vec
 from jaxdiv.errors import InputError
 from jaxdiv.nets.resnet import ARCHITECTURES, Probe, ResNet
 from jaxdiv.nets.weights import from_torchvision
@@ -129,7 +129,7 @@ def cross_entropy_in_numpy(tensors, head, images, labels):
 
 
 def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy_in_training_mode(monkeypatch):
-    monkeypatch.setattr(task2vec, "_BATCHES", 2)
+    monkeypatch.setattr(reference, "_BATCHES", 2)
     net = ResNet((1,), (5,), small_stem=True)
     tensors = torchvision_tensors(net, seed=4)
     images = np.random.default_rng(5).normal(size=(10, 6, 7, 3)).astype(np.float32)
@@ -168,7 +168,7 @@ def test_references_features_are_of_64_images_each_on_their_own_statistics():
     tensors = torchvision_tensors(net, seed=4)
     images = np.random.default_rng(5).normal(size=(70, 6, 7, 3)).astype(np.float32)
     parts = [forward_in_numpy(tensors, part, False, train=True)[0] for part in (images[:64], images[64:])]
-    found = task2vec._batch_normalised_features(Probe("probe", net, from_torchvision(net, tensors)), images)
+    found = reference.features(Probe("probe", net, from_torchvision(net, tensors)), images)
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3, atol=1e-4)
 
 
@@ -183,7 +183,7 @@ def test_adam_head_is_pytorchs_adam_written_out():
     weights = np.asarray(jax.random.uniform(initial, (7, WAYS), minval=-(6**-0.5), maxval=6**-0.5), np.float64)
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     inputs = np.concatenate([features, np.ones((12, 1))], 1)  # the bias as the weight of a constant
-    rows_of = jax.jit(jax.vmap(lambda key: task2vec._balanced_rows(key, labels, WAYS)))
+    rows_of = jax.jit(jax.vmap(lambda key: reference.balanced_rows(key, labels, WAYS)))
     for step, rows in enumerate(np.asarray(rows_of(jax.random.split(draws, 1560))), 1):
         scores = np.exp(inputs[rows] @ weights)
         error = scores / scores.sum(1, keepdims=True) - np.eye(WAYS)[labels[rows]]
@@ -198,7 +198,7 @@ def test_adam_head_is_pytorchs_adam_written_out():
 def test_the_adam_heads_batches_are_balanced_over_unequal_classes():
     labels = np.repeat([0, 1, 2], [2, 10, 28])
     keys = jax.random.split(jax.random.key(0), 100)
-    rows = np.asarray(jax.vmap(lambda key: task2vec._balanced_rows(key, labels, 3))(keys))
+    rows = np.asarray(jax.vmap(lambda key: reference.balanced_rows(key, labels, 3))(keys))
     assert stats.chisquare(np.bincount(labels[rows.ravel()])).pvalue > 1e-3
     assert stats.chisquare(np.bincount(rows.ravel(), minlength=40)[12:]).pvalue > 1e-3  # and within a class
 
@@ -212,7 +212,7 @@ def some_tasks(count):
 def test_many_tasks_are_embedded_as_each_alone():
     probe, images, labels = some_tasks(2)
     key = jax.random.key(3)
-    together = task2vec.embed_tasks(probe, images, labels, WAYS, "reference", key, head="adam")
+    together = embedding.embed_tasks(probe, images, labels, WAYS, "reference", key, head="adam")
     for i in range(2):
         for_task = jax.random.fold_in(key, i)
         alone = task2vec.embed(probe, images[i], labels[i], WAYS, "reference", for_task, head="adam")
@@ -222,14 +222,14 @@ def test_many_tasks_are_embedded_as_each_alone():
 def test_eight_devices_give_the_embeddings_of_one(tmp_path):
     script = """
 import jax, numpy as np
-from jaxdiv import task2vec
+from jaxdiv import embedding
 from test_task2vec import WAYS, some_tasks
 assert jax.local_device_count() == 8
 probe, images, labels = some_tasks(11)
 key = jax.random.key(3)
 one = jax.make_mesh((1,), ("tasks",), devices=jax.devices()[:1])
-found = task2vec.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
-alone = task2vec.embed_tasks(probe, images, labels, WAYS, "rademacher", key, mesh=one)
+found = embedding.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
+alone = embedding.embed_tasks(probe, images, labels, WAYS, "rademacher", key, mesh=one)
 assert found.shape == alone.shape == (11, probe.filters)
 np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6 * alone.max())
 print("same")
@@ -329,4 +329,4 @@ def test_unusable_input_is_named_in_one_line(changed, says):
 def test_tasks_of_unlike_shapes_are_named_in_one_line():
     probe, images, labels = some_tasks(2)
     with pytest.raises(InputError, match=r"labels \[tasks, images\], not \(2, 6, 7, 5, 3\) and \(2, 5\)"):
-        task2vec.embed_tasks(probe, images, labels[:, :5], WAYS)
+        embedding.embed_tasks(probe, images, labels[:, :5], WAYS)

@@ -1,0 +1,465 @@
+"""One Task2Vec task end to end (features, head, Fisher): jaxdiv against PyTorch, same weights, images and threads.
+
+    pip install -e '.[bench]'
+    python bench/task2vec.py --pixels=84 --out=task2vec.md
+
+The sides alternate in one run; each row has its own process, and so its own peak memory. The median counts.
+The PyTorch side is in `torch_peers.py`: (a) the reference's procedure, (b) the ways to per-sample squared gradients.
+Exits 1 where jaxdiv's exact Fisher is not that of the exact peers.
+"""
+
+import gc
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+
+PIXELS = flags.DEFINE_list("pixels", "84", "Image sizes, a comma between them.")
+IMAGES = flags.DEFINE_integer("images", 100, "Images of the task.", lower_bound=5)
+WAYS = flags.DEFINE_integer("ways", 5, "Classes of the task.", lower_bound=2)
+THREADS = flags.DEFINE_integer("threads", 1, "Cores, for both sides.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds in which every row is timed once.", lower_bound=1)
+REFERENCE_ROUNDS = flags.DEFINE_integer("reference_rounds", 1, "Rounds of the `reference` rows: minutes each.")
+REFERENCE_BATCHES = flags.DEFINE_integer(
+    "reference_batches", 156, "Fisher batches that torch's reference runs; fewer: its time is extrapolated.", 1, 156
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of the weights and the images.")
+ROWS_WANTED = flags.DEFINE_list("rows", "", "Names of the rows to run (default: all).")
+OUT = flags.DEFINE_string("out", None, "Markdown file for the tables.")
+
+TOLERANCE = 1e-3  # of the exact Fishers, relative, L2
+
+
+class Row(NamedTuple):
+    side: str
+    estimator: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.side} {self.estimator}"
+
+    @property
+    def kind(self) -> str:
+        """What it may be compared with: `mc` and `rademacher` are the same work, one backward pass."""
+        return self.estimator if self.estimator in ("exact", "reference") else "one pass"
+
+
+ROWS = [
+    *(Row("jaxdiv", estimator) for estimator in ("exact", "rademacher", "mc", "reference")),
+    Row("torch", "reference"),
+    *(Row("torch.func", estimator) for estimator in ("exact", "rademacher")),
+    *(Row("loop", estimator) for estimator in ("exact", "rademacher")),
+    *(Row("BackPACK", estimator) for estimator in ("exact", "mc")),
+]
+OURS, JUDGE, REFERENCE = ROWS[0], Row("torch.func", "exact"), Row("torch", "reference")
+
+
+class Run(NamedTuple):
+    seconds: float  # without compilation
+    compiling: float
+    cpu_share: float  # of the cores' time
+    embedding: np.ndarray
+
+
+@dataclass
+class Result:
+    runs: list[Run]
+    compiling: float = 0.0
+    peak: float = 0.0
+
+
+class Failed(Exception):
+    """A row's process could not do what it was asked."""
+
+
+class Worker:
+    """The process of one row, which does what it is asked and answers."""
+
+    def __init__(self, row: Row, job: Mapping[str, Any]):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, row, job), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, command: str, *arguments: Any) -> Any:
+        try:
+            self._pipe.send((command, arguments))
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise Failed(f"its process ended with code {self._process.exitcode} (-9: out of memory?)") from None
+        if isinstance(answer, Failed):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Connection, row: Row, job: Mapping[str, Any]) -> None:
+    commands: dict[str, Callable[..., Any]] = {}
+
+    def set_up() -> str:
+        if row.side == "jaxdiv":
+            found, note = _jax_commands(row.estimator, job)
+        else:
+            import torch_peers
+
+            found, note = torch_peers.commands(row.side, row.estimator, job)
+        commands.update(found)
+        return note
+
+    def timed(seed: int) -> Run:
+        gc.collect()
+        compiling = commands.get("compiling", lambda: 0.0)
+        compiling()
+        start, cpu = time.perf_counter(), time.process_time()
+        embedding, left_out = commands["run"](seed)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        compiled = compiling()
+        return Run(seconds - compiled + left_out, compiled, cpu / seconds / job["threads"], embedding)
+
+    commands.update(set_up=set_up, timed=timed, peak=_peak, gemm=_gemm)
+    while True:
+        try:
+            command, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = commands[command](*arguments)
+        except Exception as error:  # the error itself may not survive the pipe
+            answer = Failed(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        pipe.send(answer)
+
+
+def _peak() -> float:
+    """MB, of the process's whole life. Not ru_maxrss, which begins at the parent's."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+    except (OSError, StopIteration):
+        return float("nan")
+
+
+def _gemm() -> tuple[float, float]:
+    """GFLOP/s of a float32 matrix product, the best of several: NumPy's and torch's."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    n = 1536
+    a = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
+    rates = []
+    for matrix in (a, torch.from_numpy(a)):
+        seconds = []
+        for _ in range(6):
+            start = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - start)
+        rates.append(2e-9 * n**3 / min(seconds))
+    return rates[0], rates[1]
+
+
+def _jax_commands(estimator: str, job: Mapping[str, Any]) -> tuple[dict[str, Callable[..., Any]], str]:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdiv import task2vec
+    from jaxdiv.nets.resnet import ARCHITECTURES, Probe
+
+    if estimator not in task2vec.ESTIMATORS:
+        raise LookupError("not in jaxdiv.task2vec.ESTIMATORS")
+    spans: list[tuple[float, float]] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: (
+            spans.append((time.perf_counter() - seconds, time.perf_counter()))
+            if event.startswith("/jax/core/compile/")
+            else None
+        )
+    )
+
+    def compiling() -> float:
+        """Seconds of tracing and compiling since it was last asked; the events lie in one another."""
+        total, end = 0.0, 0.0
+        for first, last in sorted(spans):
+            total, end = total + max(0.0, last - max(first, end)), max(end, last)
+        spans.clear()
+        return total
+
+    probe = Probe("resnet18", ARCHITECTURES["resnet18"], jax.tree.map(jnp.asarray, job["params"]))
+    images, labels, ways = jnp.asarray(job["images"]), jnp.asarray(job["labels"]), job["ways"]
+
+    def run(seed: int) -> tuple[np.ndarray, float]:
+        kind = "adam" if estimator == "reference" else "converged"
+        found = task2vec.embed(probe, images, labels, ways, estimator, jax.random.key(seed), head=kind)
+        return np.asarray(found), 0.0
+
+    def head() -> tuple[np.ndarray, np.ndarray]:
+        kernel, bias = task2vec.fit_head(task2vec.pooled_features(probe, images), labels, ways)
+        return np.asarray(kernel), np.asarray(bias)
+
+    def fisher(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return np.asarray(task2vec.fisher(probe, images, head, estimator, jax.random.key(0)))
+
+    return {"run": run, "head": head, "fisher": fisher, "compiling": compiling}, ""
+
+
+def task(pixels: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """The weights and the images of all rows -> job, and the GFLOP that each row's algorithm needs for them."""
+    import jax
+
+    from jaxdiv import load_probe
+    from jaxdiv.data import synthetic
+    from jaxdiv.nets.resnet import PERTURBATIONS, at, layers
+
+    ways, count = WAYS.value, IMAGES.value
+    probe = load_probe("resnet18", seed=SEED.value)
+    rendered, _ = synthetic.generate(jax.random.key(SEED.value), 0.5, ways, count // ways, pixels)
+    images = rendered.reshape(count, pixels, pixels, 3).astype(np.float32) / 255
+    images = (images - images.mean((0, 1, 2))) / images.std((0, 1, 2))
+    params = jax.tree.map(np.asarray, {name: probe.params[name] for name in ("params", "batch_stats")})
+    tensors = {}
+    for layer in layers(probe.net):
+        norm, stats = at(params["params"], layer.norm), at(params["batch_stats"], layer.norm)
+        tensors[f"{layer.conv}.weight"] = at(params["params"], layer.conv)["kernel"].transpose(3, 2, 0, 1).copy()
+        tensors |= {f"{layer.norm}.weight": norm["scale"], f"{layer.norm}.bias": norm["bias"]}
+        tensors |= {f"{layer.norm}.running_mean": stats["mean"], f"{layer.norm}.running_var": stats["var"]}
+    job = {
+        "images": images,
+        "labels": np.repeat(np.arange(ways, dtype=np.int32), count // ways),
+        "ways": ways,
+        "threads": THREADS.value,
+        "reference_batches": REFERENCE_BATCHES.value,
+        "params": params,
+        "tensors": {name: np.array(value) for name, value in tensors.items()},
+    }
+
+    # Multiply-adds of the convolutions for one image: forward, of the stem alone, and of jaxdiv's squared norms.
+    one = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: probe.net.apply(probe.variables, x, mutable=[PERTURBATIONS])[1], one)
+    forward = stem = 0
+    squares = {1: 0, ways - 1: 0}
+    for layer in layers(probe.net):
+        _, h, w, filters = at(shapes[PERTURBATIONS], layer.norm)["output"].shape
+        area, taps = h * w, layer.kernel**2
+        macs = area * taps * layer.inputs * filters
+        forward += macs
+        stem = stem or macs
+        shared = layer.stride == 1 and layer.kernel > 1
+        for columns in squares:
+            # task2vec._kernel_squares's choice, with the shifted sums of its Gram matrix counted as it weighs them.
+            gram = area**2 * (layer.inputs + 8 * taps if shared else layer.inputs * taps) + area**2 * filters * columns
+            squares[columns] += min(macs * columns, gram)
+
+    def per_image(row: Row) -> int:
+        backward = 2 * forward - stem  # inputs (not the image) and weights
+        columns = ways - 1 if row.kind == "exact" else 1
+        if row.side == "jaxdiv":
+            return 2 * forward + columns * (forward - stem) + squares[columns]
+        if row.side == "BackPACK":  # its loss has `ways` columns, and the gradient comes along
+            return 2 * forward + (1 + (ways if row.kind == "exact" else 1)) * backward
+        return 2 * forward + columns * backward
+
+    gflop = {row.name: 2e-9 * count * per_image(row) for row in ROWS}
+    reference = 2e-9 * (count * forward + 156 * 64 * (3 * forward - stem))
+    return job, gflop | {row.name: reference for row in ROWS if row.kind == "reference"}
+
+
+def relative_error(found: np.ndarray, truth: np.ndarray, free_scale: bool = False) -> float:
+    found = found.astype(np.float64)
+    scale = found @ truth / (found @ found) if free_scale else 1.0
+    return float(np.linalg.norm(scale * found - truth) / np.linalg.norm(truth))
+
+
+def measure(pixels: int, wanted: list[Row], say: Callable[[str], None]) -> bool:
+    """All rows at one image size, and their table. False where the exact Fishers disagree."""
+    job, gflop = task(pixels)
+    gemm = Worker(Row("gemm", ""), {})
+    rates = gemm.ask("gemm")
+    gemm.close()
+    say(f"\n## {pixels} px, {IMAGES.value} images, {WAYS.value} ways, {THREADS.value} core(s)\n")
+    say(f"Float32 gemm: NumPy {rates[0]:.1f}, torch {rates[1]:.1f} GFLOP/s.")
+    workers: dict[Row, Worker] = {}
+    results: dict[Row, Result] = {}
+    notes: list[str] = []
+
+    def ask(row: Row, *question: Any) -> Any:
+        """None, and the row is out, where its process fails."""
+        try:
+            return workers[row].ask(*question)
+        except Failed as error:
+            notes.append(f"{row.name} did not run: {error}.")
+            print(notes[-1], file=sys.stderr)
+            workers.pop(row).close()
+
+    try:
+        for row in wanted:
+            own = {k: v for k, v in job.items() if k != ("tensors" if row.side == "jaxdiv" else "params")}
+            workers[row] = Worker(row, own)
+            note = ask(row, "set_up")
+            if note:
+                notes.append(f"{row.name}: {note}.")
+            results[row] = Result([])
+            if note is not None and row.side == "jaxdiv" and row.kind != "reference":
+                first = ask(row, "timed", 0)  # it compiles, and is not counted
+                results[row].compiling = first.compiling if first else 0.0
+        if not agree(workers, wanted, say):
+            return False
+        for number in range(REPEATS.value):
+            for row in list(workers):
+                if row.kind == "reference" and number >= REFERENCE_ROUNDS.value:
+                    continue
+                run = ask(row, "timed", number)
+                if run is not None:
+                    results[row].runs.append(run)
+                    results[row].compiling = results[row].compiling or run.compiling
+                    results[row].peak = ask(row, "peak")
+                    print(f"round {number + 1}: {row.name} {run.seconds:.2f} s", file=sys.stderr, flush=True)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    table({row: results[row] for row in wanted if row in workers and results[row].runs}, max(rates), gflop, notes, say)
+    return True
+
+
+def agree(workers: Mapping[Row, Worker], wanted: list[Row], say: Callable[[str], None]) -> bool:
+    """Whether jaxdiv's exact Fisher is that of the exact peers, all with jaxdiv's head."""
+    if not {OURS, JUDGE} <= set(wanted):
+        say(f"Agreement was not checked: it takes the rows {OURS.name} and {JUDGE.name}.\n")
+        return True
+    try:
+        if not {OURS, JUDGE} <= set(workers):
+            raise Failed("one of them did not start")
+        head = workers[OURS].ask("head")
+        truth = workers[OURS].ask("fisher", head)
+        peers = [row for row in workers if row.kind == "exact" and row != OURS]
+        apart = {row.name: relative_error(workers[row].ask("fisher", head), truth) for row in peers}
+    except Failed as error:
+        print(f"error: agreement of {OURS.name} with {JUDGE.name} could not be checked: {error}", file=sys.stderr)
+        return False
+    text = ", ".join(f"{name} {error:.1e}" for name, error in apart.items())
+    say(f"{OURS.name} against the others with the same head (relative, L2): {text}.\n")
+    if not all(error < TOLERANCE for error in apart.values()):
+        print(f"error: {OURS.name} and an exact peer differ by {TOLERANCE} or more: {text}", file=sys.stderr)
+        return False
+    return True
+
+
+def table(
+    results: Mapping[Row, Result],
+    gemm: float,
+    gflop: Mapping[str, float],
+    notes: list[str],
+    say: Callable[[str], None],
+) -> None:
+    seconds = {row: statistics.median(run.seconds for run in result.runs) for row, result in results.items()}
+    reference = seconds.get(REFERENCE)
+    best: dict[str, float] = {}
+    for row, value in seconds.items():
+        if row.side not in ("jaxdiv", "torch"):
+            best[row.kind] = min(value, best.get(row.kind, value))
+    truth = results[OURS].runs[0].embedding if OURS in results else None
+    say("| row | s a task | (a) takes | best (b) takes | images/s | GFLOP/s | of gemm | compile s | peak MB | error |")
+    say("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for row, result in results.items():
+        free = row.kind == "reference"
+        errors = [] if truth is None else [relative_error(run.embedding, truth, free) for run in result.runs]
+        rate = gflop[row.name] / seconds[row]
+        part = row == REFERENCE and REFERENCE_BATCHES.value < 156
+        cells = [
+            row.name + (" (a)" if row == REFERENCE else "" if row.side == "jaxdiv" else " (b)"),
+            f"{'≈' if part else ''}{seconds[row]:.3g}",
+            f"{reference / seconds[row]:.2f}x" if reference else "–",
+            f"{best[row.kind] / seconds[row]:.2f}x" if row.kind in best else "–",
+            f"{IMAGES.value / seconds[row]:.3g}",
+            f"{rate:.1f}",
+            f"{rate / gemm:.0%}",
+            f"{result.compiling:.1f}" if row.side == "jaxdiv" else "–",
+            f"{result.peak:.0f}",
+            f"{statistics.median(errors):.1e}" if errors and row != OURS else "–",
+        ]
+        say(f"| {' | '.join(cells)} |")
+        if part:
+            notes.append(f"{row.name}: EXTRAPOLATED from {REFERENCE_BATCHES.value} of its 156 Fisher batches.")
+        if len(result.runs) != REPEATS.value:
+            notes.append(f"{row.name}: {len(result.runs)} round(s) of {REPEATS.value}.")
+        busy = statistics.median(run.cpu_share for run in result.runs)
+        if busy < 0.9:
+            notes.append(f"{row.name}: had its core {busy:.0%} of the time. THE MACHINE WAS BUSY.")
+    say("")
+    for note in notes:
+        say(f"- {note}")
+
+
+LEGEND = """\
+ResNet-18 with random weights. Medians of {repeats} round(s), the rows in turn. *(a) takes*, *best (b) takes*: how many
+times this row's seconds; with (b), `exact` is compared with `exact` and one backward pass (`rademacher`, `mc`) with
+the fastest of those. GFLOP/s: twice the multiply-adds of the convolutions that the row's own algorithm needs; batch
+norm, head and padding do not count; *of gemm*: of the faster gemm. Compile: tracing and compiling, not in the seconds.
+Peak MB: of the row's process, its libraries and compilation included. Error: of the embedding against jaxdiv's exact
+one, relative, L2, median of the rounds (each a new draw); of `reference`, whose F is 64 times smaller and whose batch
+norm uses the batch's statistics, after the best single scale."""
+
+
+def machine() -> str:
+    try:
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
+    return f"{model}, {os.cpu_count()} cores, load at the start {load}; Python {platform.python_version()}, {packages}"
+
+
+PACKAGES = ("numpy", "jax", "jaxlib", "flax", "torch", "backpack-for-pytorch")
+
+
+def main(argv: list[str]) -> int:
+    unknown = set(ROWS_WANTED.value) - {row.name for row in ROWS}
+    if len(argv) > 1 or unknown:
+        print(f"error: unknown: {[*argv[1:], *sorted(unknown)]}; rows: {[row.name for row in ROWS]}", file=sys.stderr)
+        return 1
+    if IMAGES.value % WAYS.value:
+        print("error: --images must be a multiple of --ways", file=sys.stderr)
+        return 1
+    wanted = [row for row in ROWS if not ROWS_WANTED.value or row.name in ROWS_WANTED.value]
+    # For the processes of the rows, which inherit both. XLA takes as many threads as it may use cores.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(THREADS.value)
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < THREADS.value:
+            print(f"error: --threads={THREADS.value}, but only {len(cores)} cores may be used", file=sys.stderr)
+            return 1
+        os.sched_setaffinity(0, cores[: THREADS.value])
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+        if OUT.value:  # at once: a later size may take hours
+            Path(OUT.value).write_text("\n".join(lines) + "\n")
+
+    say(f"# Task2Vec, one task end to end\n\n{machine()}.\n\n{LEGEND.format(repeats=REPEATS.value)}")
+    for pixels in PIXELS.value:
+        if not measure(int(pixels), wanted, say):
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)
