@@ -89,9 +89,8 @@ def embed_tasks(
     """
     check_names(estimator, head, key)
     if images.ndim != 5 or labels.shape != images.shape[:2]:
-        raise InputError(
-            f"tasks must be images [tasks, images, h, w, 3] with labels, not {images.shape}, {labels.shape}"
-        )
+        shapes = f"{images.shape} and {labels.shape}"
+        raise InputError(f"tasks must be images [tasks, images, h, w, 3] and labels [tasks, images], not {shapes}")
     check_images(images[0], chunk)
     check_finite(images, "images")
     for of_task in labels:

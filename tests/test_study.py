@@ -174,7 +174,7 @@ def tiny(**fields):
     [
         ({"benchmarks": ("mini_imagnet",)}, ["unknown benchmark 'mini_imagnet'", "did you mean 'mini_imagenet'"]),
         ({"methods": ("ho_maml5",)}, ["unknown method 'ho_maml5'", "'ho_maml_5'"]),
-        ({"methods": ()}, ["--config.methods"]),
+        ({"seeds": ()}, ["--config.seeds"]),
         ({"probe.name": "resnet81"}, ["unknown probe 'resnet81'", "'resnet18'"]),
         ({"probe.estimator": "exakt"}, ["unknown estimator 'exakt'", "'exact'"]),
         ({"probe.head": "adm"}, ["unknown head 'adm'", "'adam'"]),
