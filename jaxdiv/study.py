@@ -27,7 +27,7 @@ from jaxdiv.embedding import embed_benchmark
 from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
 from jaxdiv.nets import conv4
-from jaxdiv.nets.weights import load_probe
+from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
 from jaxdiv.progress import Watch
 from jaxdiv.settings import METHODS, NETS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
 from jaxdiv.units import Report, Result, Unit, provenance
@@ -187,7 +187,10 @@ class _Maker:
 
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, probe.pixels, "train")
-            net = _probe(probe.name, weights_file(self.config), probe.seed)
+            weights = weights_file(self.config)
+            if weights == Path(IMAGENET):
+                weights = imagenet_file(probe.name, lambda share: progress(0.0, f"downloading weights, {share:.0%}"))
+            net = _probe(probe.name, weights, probe.seed)
             keys = jnp.stack([_key(self.config.seed, unit.name, number) for number in range(probe.tasks)])
             # Where the estimator or the head draws, the first few are embedded once more: its noise floor.
             floor = min(probe.floor_tasks, probe.tasks) if task2vec.draws(probe.estimator, probe.head) else 0

@@ -59,7 +59,7 @@ def load_probe(
     net = ARCHITECTURES[name]
     if weights is None:
         return Probe(name, net, random_params(jax.random.key(seed), net))
-    path = _imagenet(name, progress) if str(weights) == IMAGENET else Path(weights)
+    path = imagenet_file(name, progress) if str(weights) == IMAGENET else Path(weights)
     return Probe(name, net, from_torchvision(net, read_tensors(path), str(path)))
 
 
@@ -95,7 +95,8 @@ def _check_hash(path: Path, prefix: str) -> None:
         )
 
 
-def _imagenet(name: str, progress: Callable[[float], None] | None) -> Path:
+def imagenet_file(name: str, progress: Callable[[float], None] | None = None) -> Path:
+    """torchvision's ImageNet weights of a probe: from the cache, or downloaded into it. Raises InputError as `fetch`."""
     if name not in _IMAGENET_FILES:
         known = ", ".join(_IMAGENET_FILES)
         raise InputError(f"torchvision has no ImageNet weights for {name}, only for {known}: give a file")
