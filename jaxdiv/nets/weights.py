@@ -96,7 +96,7 @@ def _check_hash(path: Path, prefix: str) -> None:
 
 
 def imagenet_file(name: str, progress: Callable[[float], None] | None = None) -> Path:
-    """torchvision's ImageNet weights of a probe: from the cache, or downloaded into it. Raises InputError as `fetch`."""
+    """torchvision's ImageNet weights of a probe: cached, or downloaded once. Raises InputError as `fetch`."""
     if name not in _IMAGENET_FILES:
         known = ", ".join(_IMAGENET_FILES)
         raise InputError(f"torchvision has no ImageNet weights for {name}, only for {known}: give a file")
