@@ -202,6 +202,21 @@ def test_a_truncated_tar_is_an_error_wherever_it_is_cut_also_between_two_members
     one_line(error, path, "truncated", "a test archive")
 
 
+def test_an_encrypted_zip_is_an_error(tmp_path):
+    path = tmp_path / "photos.zip"
+    write_zip(path, PHOTOS)
+    marked = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # bit 0 of the flags says "encrypted"
+        at = marked.find(header)
+        while at >= 0:
+            marked[at + flags] |= 1
+            at = marked.find(header, at + 4)
+    path.write_bytes(marked)
+    with pytest.raises(InputError) as error:
+        read(path)
+    one_line(error, path, "encrypted", "a test archive")
+
+
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_a_truncated_compressed_archive_is_an_error(tmp_path, kind, share):

@@ -40,7 +40,8 @@ def read_classes(
         raise InputError(f"{path} is missing: expected {expected}; put it there or set {flag}")
     try:
         encoded = sorted(_members(path))
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    # RuntimeError: a zip that is encrypted, or compressed in a way that Python does not know.
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists what it tried, a line each
         raise InputError(
             f"{path} cannot be read ({reason}): it is truncated or no .zip or .tar archive; expected {expected}"
