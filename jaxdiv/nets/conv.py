@@ -27,8 +27,8 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _TINY = 4
 _SMALL = 16
 _FEW_CHANNELS = 64
-# The kernel gradient of a larger output, image by image: its patches stay in the caches, and it is 1.2 to 7 times faster
-# than XLA's convolution, where an image has enough multiply-adds to be worth a turn of a loop.
+# The kernel gradient of a larger output, image by image: its patches stay in the caches, and it is 1.2 to 7 times
+# faster than XLA's convolution, where an image has enough multiply-adds to be worth a turn of a loop.
 _MANY = 100
 _WORTH_A_LOOP = 2**18
 
