@@ -10,13 +10,12 @@ from jaxdiv import task2vec
 from jaxdiv.data import benchmarks
 from jaxdiv.diversity import DISTANCES, INTERVALS
 from jaxdiv.errors import InputError, unknown
-from jaxdiv.nets import conv4
+from jaxdiv.nets.network import NETS
 from jaxdiv.nets.resnet import ARCHITECTURES
 from jaxdiv.nets.weights import IMAGENET
 from jaxdiv.units import replacing
 
 STAGES = ("prepare", "diversity", "train", "evaluate", "correlate", "report")
-NETS = {"conv4": conv4.Conv4}
 METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; None: supervised pre-training
     "pt": None,
     "fo_maml_5": (5, True),

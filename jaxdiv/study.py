@@ -7,7 +7,7 @@ prepare -> diversity -----------------------> correlate -> report
 import time
 import zlib
 from collections.abc import Iterable
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distan
 from jaxdiv.embedding import embed_benchmark
 from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
-from jaxdiv.nets import conv4
+from jaxdiv.nets.network import make_network
 from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
 from jaxdiv.progress import Watch
-from jaxdiv.settings import METHODS, NETS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
+from jaxdiv.settings import METHODS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
 from jaxdiv.units import Report, Result, Unit, provenance
 
 
@@ -396,10 +396,9 @@ def _learner(method: str, net: tuple, ways: int, classes: int, inner: tuple) -> 
 @cache
 def _network(name: str, width: int, pixels: int, classes: int):
     """A network as pure functions: init, forward (logits and features), apply (logits)."""
-    module = NETS[name](ways=classes, width=width)
-    init = lambda key: module.init(key, jnp.zeros((2, pixels, pixels, 3)))["params"]
-    forward = partial(conv4.forward, module)
-    return init, forward, lambda params, images: forward(params, images)[0]
+    net = make_network(name, classes, pixels, width)
+    forward = lambda params, images: net.by_batch(params, images)[:2]
+    return lambda key: net.init(key)[0], forward, lambda params, images: net.by_batch(params, images).logits
 
 
 @lru_cache(maxsize=1)

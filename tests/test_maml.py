@@ -10,7 +10,8 @@ import pytest
 from jaxdiv import maml
 from jaxdiv.data.episodes import Task
 from jaxdiv.learner import cross_entropy
-from jaxdiv.nets.conv4 import Conv4, forward
+from jaxdiv.nets.conv4 import Conv4
+from jaxdiv.nets.network import functions
 
 WAYS = 3
 # Compiled once for each net, number of steps and order; the rate is traced.
@@ -56,7 +57,7 @@ def small_conv4():
     net = Conv4(ways=WAYS, width=3)
     params = net.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))["params"]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    return (lambda p, images: forward(net, p, images)[0]), params, random_tasks(1, (16, 16, 3))
+    return (lambda p, images: functions(net)[0](p, images).logits), params, random_tasks(1, (16, 16, 3))
 
 
 def directional(apply, params, tasks, h, directions=3, **how):
