@@ -84,7 +84,7 @@ def functions(module: nn.Module) -> tuple[Callable[..., Output], Callable[[PyTre
         return Output(logits, features, state[STATISTICS])
 
     def by_stats(params: PyTree, stats: PyTree, images: Array) -> Output:
-        found = module.apply({"params": params, STATISTICS: stats}, images)
-        return Output(*found, stats)  # type: ignore[misc]
+        logits, features = module.apply({"params": params, STATISTICS: stats}, images, mutable=[])[0]
+        return Output(logits, features, stats)
 
     return by_batch, by_stats
