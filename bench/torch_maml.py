@@ -1,7 +1,7 @@
 """MAML in PyTorch, in the ways that PyTorch offers: what `bench/maml.py` and the tests' fixtures hold jaxdiv against.
 
-`learn2learn` (0.2.0, `MAML.clone` and `adapt`), `higher` (0.2.1, `innerloop_ctx`), and `torch.func` (vmapped over tasks,
-a loop over tasks, and that loop compiled). All take the same nets, whose batch norm always uses the batch's own
+`learn2learn` (0.2.0, `MAML.clone` and `adapt`), `higher` (0.2.1, `innerloop_ctx`), and `torch.func` (vmapped over
+tasks, a loop over tasks, and that loop compiled). All take the same nets, whose batch norm always uses the batch's own
 statistics, and give the mean meta-gradient over the tasks.
 """
 
