@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import layouts
 import numpy as np
 import sides
 from absl import app, flags
@@ -144,7 +145,8 @@ def _jax_side(side: str, job: Job):
     from jaxdiv.data.episodes import Task
 
     compiling = sides.jax_compiling()
-    leaves = _paths(job.net)
+    leaves = layouts.paths(job.net)
+    side_of_map = layouts.last_map(job.net, job.pixels)
     net = _textbook(job) if side == "textbook JAX" else _ours(job)
     apply = lambda params, images: net.apply({"params": params}, images, mutable=["batch_stats"])[0][0]
     how = dict(remat=side == "jaxdiv remat", vmap=side == "textbook JAX")
@@ -156,9 +158,9 @@ def _jax_side(side: str, job: Job):
     )
 
     def operands(dtype: type) -> tuple[Any, Task]:
-        values = [jnp.asarray(_to_ours(w, job), dtype) for w in job.weights]
+        values = [jnp.asarray(layouts.to_ours(w, side_of_map), dtype) for w in job.weights]
         tasks = Task(*(jnp.asarray(a, dtype if a.ndim == 5 else jnp.int32) for a in job.arrays))
-        return _tree(leaves, values), tasks
+        return layouts.tree(leaves, values), tasks
 
     params, tasks = operands(jnp.float32)
 
@@ -170,7 +172,7 @@ def _jax_side(side: str, job: Job):
     def gradient() -> list[np.ndarray]:
         with jax.enable_x64(True):
             found = meta_gradient(*operands(jnp.float64), AGREE_STEPS)[1]
-            return [_from_ours(np.asarray(_at(found, path)), job) for path in leaves]
+            return [layouts.from_ours(np.asarray(layouts.at(found, path)), side_of_map) for path in leaves]
 
     return step, gradient, ""
 
@@ -220,61 +222,6 @@ def _textbook(job: Job):
     return Conv4() if job.net == "conv4" else ResNet12()
 
 
-def _paths(net: str) -> list[tuple[str, ...]]:
-    """Where our networks keep what PyTorch's `parameters()` lists, in its order."""
-    if net == "conv4":
-        blocks = [((f"Conv_{n}",), (f"BatchNorm_{n}",)) for n in range(4)]
-    else:
-        blocks = []
-        for stage in range(1, 5):
-            name = f"block{stage}"
-            blocks += [((name, f"conv{n}"), (name, f"norm{n}")) for n in (1, 2, 3)]
-            blocks += [((name, "shortcut_conv"), (name, "shortcut_norm"))]
-    found = []
-    for conv, norm in blocks:
-        found += [(*conv, "kernel"), (*norm, "scale"), (*norm, "bias")]
-    return [*found, ("head", "kernel"), ("head", "bias")]
-
-
-def _tree(paths: Sequence[tuple[str, ...]], values: Sequence[Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in zip(paths, values, strict=True):
-        place = tree
-        for name in path[:-1]:
-            place = place.setdefault(name, {})
-        place[path[-1]] = value
-    return tree
-
-
-def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
-def _flat_map(job: Job) -> tuple[int, int]:
-    """The head's input: side and channels of the last map (conv-4 does not average it)."""
-    return (job.pixels // 16 if job.net == "conv4" else 1), job.widths[-1]
-
-
-def _to_ours(value: np.ndarray, job: Job) -> np.ndarray:
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    if value.ndim == 2:
-        side, channels = _flat_map(job)
-        return value.reshape(-1, channels, side, side).transpose(2, 3, 1, 0).reshape(-1, len(value))
-    return value
-
-
-def _from_ours(value: np.ndarray, job: Job) -> np.ndarray:
-    if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
-    if value.ndim == 2:
-        side, channels = _flat_map(job)
-        return value.reshape(side, side, channels, -1).transpose(3, 2, 0, 1).reshape(value.shape[1], -1)
-    return value
-
-
 def make_job(case: str, first_order: bool, steps: int, width: int) -> Job:
     import jax
 
@@ -290,33 +237,8 @@ def make_job(case: str, first_order: bool, steps: int, width: int) -> Job:
     flat = lambda part: part.reshape(TASKS.value, -1, pixels, pixels, channels)
     labels = lambda count: np.tile(np.repeat(np.arange(WAYS, dtype=np.int32), count), (TASKS.value, 1))
     arrays = [flat(images[:, :, :SHOTS]), labels(SHOTS), flat(images[:, :, SHOTS:]), labels(QUERIES)]
-    draw = np.random.default_rng(0)
-    weights = []
-    for shape in _shapes(net, widths, channels, pixels):
-        if len(shape) == 4:
-            value = draw.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
-        elif len(shape) == 2:
-            value = draw.normal(size=shape) / np.sqrt(shape[1])
-        else:
-            value = 0.1 * draw.normal(size=shape)
-        weights.append(value.astype(np.float32))
-    for n in range(1, len(weights) - 2, 3):
-        weights[n] += 1  # scales
+    weights = [w.astype(np.float32) for w in layouts.draw_weights(net, WAYS, widths, channels, pixels)]
     return Job(net, pixels, widths, weights, arrays, first_order, steps, THREADS.value, LEARN2LEARN.value)
-
-
-def _shapes(net: str, widths: Sequence[int], channels: int, pixels: int) -> list[tuple[int, ...]]:
-    shapes: list[tuple[int, ...]] = []
-    if net == "conv4":
-        convs = [(channels, widths[0], 3)] + 3 * [(widths[0], widths[0], 3)]
-    else:
-        convs = []
-        for inputs, width in zip((channels, *widths[:-1]), widths, strict=True):
-            convs += [(inputs, width, 3), (width, width, 3), (width, width, 3), (inputs, width, 1)]
-    for inputs, width, kernel in convs:
-        shapes += [(width, inputs, kernel, kernel), (width,), (width,)]
-    features = widths[-1] * ((pixels // 16) ** 2 if net == "conv4" else 1)
-    return [*shapes, (WAYS, features), (WAYS,)]
 
 
 def gflop(job: Job) -> float:
@@ -417,7 +339,8 @@ def table(
     timed: bool,
     say: Callable[[str], None],
 ) -> None:
-    seconds = {side: statistics.median(run.seconds for run in result.runs) for side, result in results.items()}
+    used = lambda run: run.seconds * min(1.0, run.cpu_share) if THREADS.value == 1 else run.seconds
+    seconds = {side: statistics.median(map(used, result.runs)) for side, result in results.items()}
     best = min((value for side, value in seconds.items() if not side.startswith("jaxdiv")), default=float("nan"))
     say("\n| side | s a meta-step | best peer takes | GFLOP/s | of gemm | compile s | step MB | process MB |")
     say("|---|--:|--:|--:|--:|--:|--:|--:|")
@@ -447,7 +370,8 @@ def table(
 
 LEGEND = """\
 Meta-batch of {tasks} tasks, 5-way 5-shot, 15 queries, {threads} core(s), synthetic images, width {width}. Medians of
-{repeats} round(s), the sides in turn. *Best peer takes*: how many times this row's seconds. GFLOP/s: twice the
+{repeats} round(s), the sides in turn; with one core its own seconds, so that another job's turns do not count. *Best
+peer takes*: how many times this row's seconds. GFLOP/s: twice the
 multiply-adds of the convolutions that a meta-step without recomputation needs; *of gemm*: of the faster float32 gemm.
 Compile: tracing and compiling, not in the seconds. Step MB: the peak during a meta-step above what the process held
 before it; process MB: the peak of its life until the first step's end, libraries and compilation included."""
