@@ -24,13 +24,13 @@ from jaxdiv.nets.conv4 import Conv4
 from jaxdiv.nets.resnet12 import ResNet12
 
 FIXTURES = Path(__file__).parent / "maml_fixtures.json"
-WAYS, SHOTS, QUERIES, TASKS = 5, 5, 5, 2
+WAYS, SHOTS, QUERIES, TASKS = 5, 5, 3, 2
 ORDERS = ("fo", "ho")
 STEPS = (5, 10)
 RATE = 0.1
 NETS = {  # widths, pixels, channels; Omniglot for conv-4, Mini-ImageNet for ResNet-12
-    "conv4": ((8,), 28, 1),
-    "resnet12": ((4, 6, 8, 10), 32, 3),
+    "conv4": ((6,), 28, 1),
+    "resnet12": ((4, 6, 8, 10), 20, 3),
 }
 PRODUCTS = 4
 
@@ -137,9 +137,9 @@ def test_meta_gradient_on_real_images_equals_learn2learns_in_float64(net, order,
     assert farthest(summary(gradient), expected["gradient"]) < 1e-9
 
 
-@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("order", ORDERS)
-def test_conv4s_meta_gradient_in_float32_is_near_learn2learns_in_float64(order, steps, tasks, fixtures):
+def test_conv4s_meta_gradient_in_float32_is_near_learn2learns_in_float64(order, tasks, fixtures):
+    steps = max(STEPS)
     expected = fixtures["conv4"][f"{order} {steps}"]
     loss, gradient = meta_gradient("conv4", order == "fo", steps, np.float32, tasks["conv4"])
     assert loss == pytest.approx(expected["loss"], rel=5e-4)
