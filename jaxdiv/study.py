@@ -91,7 +91,7 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
         except train.Diverged as error:
             reason = str(error)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):
                 raise
             raise InputError(f"{unit.name}: {_out_of_memory(unit.stage)}") from None
         _all_here(unit.name)

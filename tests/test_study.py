@@ -125,6 +125,25 @@ def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished
     assert tables(tmp_path) == tables(finished)
 
 
+def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cache, tmp_path):
+    slow = {**TINY, "maml.steps": 100_000}
+    process = subprocess.Popen(
+        command(tmp_path, config=slow), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(cache)
+    )
+    unit = tmp_path / "units/train/gauss-0.1/fo_maml_5/seed0"
+    deadline = time.monotonic() + 300
+    while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
+        assert process.poll() is None and time.monotonic() < deadline, "never came to MAML's training"
+        time.sleep(0.01)
+    start = time.monotonic()
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and time.monotonic() - start < 10 and b"Traceback" not in errors
+    (metrics,) = unit.glob("*/metrics.jsonl")
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert (metrics.parent / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
+
+
 def test_a_nan_ends_its_unit_keeps_the_others_and_fails(cache, tmp_path):
     config = {**TINY, "maml.inner_rate": 1e30, "methods": "('fo_maml_5','pt')"}
     done = launch(cache, tmp_path, config=config)
@@ -181,6 +200,12 @@ def tiny(**fields):
         ({"probe.distance": "cosin"}, ["unknown distance 'cosin'", "'cosine'"]),
         ({"probe.weights": "nowhere.safetensors"}, ["nowhere.safetensors"]),
         ({"learner.net": "conv5"}, ["unknown network 'conv5'", "'conv4'"]),
+        ({"learner.batch_norm": "transductiv"}, ["unknown batch-norm policy 'transductiv'", "'transductive'"]),
+        ({"learner.compute": "float16"}, ["unknown compute type 'float16'", "'bfloat16'"]),
+        ({"maml.adapts": "heads"}, ["unknown choice of maml.adapts 'heads'", "'head'"]),
+        ({"training.optimizer": "adm"}, ["unknown optimizer 'adm'", "'adam'"]),
+        ({"training.schedule": "cosin"}, ["unknown schedule 'cosin'", "'cosine'"]),
+        ({"training.patience": 3}, ["--config.training.patience", "--config.training.validate_every"]),
         ({"evaluation.fixed_test_set": "omniglott"}, ["unknown benchmark 'omniglott'", "'omniglot'"]),
         ({"maml.steps": 0}, ["--config.maml.steps is 0", "at least 1"]),
         ({"task.ways": 9}, ["gauss-0.1", "8 classes", "ways=9"]),
@@ -193,6 +218,21 @@ def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    config = tiny(**{"methods": ("fo_maml_5",), "benchmarks": ("gauss-0.1",), "maml.meta_batch": 10**7})
+    with pytest.raises(InputError, match=r"train/gauss-0.1/fo_maml_5/seed0: out of memory .* --config.maml.meta_batch"):
+        study.run(config, tmp_path, ("prepare", "train"), Console(quiet=True))
+
+
+def test_methods_that_differ_in_the_test_alone_share_their_training(tmp_path):
+    fields = {"methods": ("ho_maml_5", "ho_maml_10"), "benchmarks": ("gauss-0.1",), "maml.train_inner_steps": 5}
+    units = {unit.name: unit for unit in study._Maker(tiny(**fields), tmp_path).plan()}
+    trained = "train/gauss-0.1/ho_maml_5/seed0"
+    assert [name for name in units if name.startswith("train/")] == [trained]
+    for method in fields["methods"]:
+        assert units[f"evaluate/gauss-0.1/{method}/seed0/own"].inputs[0].name == trained
 
 
 @pytest.mark.parametrize(
