@@ -9,21 +9,18 @@ Exits 1 where jaxdiv's exact Fisher or an exact peer's is not that of float64.
 """
 
 import gc
-import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from multiprocessing.connection import Connection
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import sides
 from absl import app, flags
+from sides import Failed, Worker
 
 PIXELS = flags.DEFINE_list("pixels", "84", "Image sizes, a comma between them.")
 IMAGES = flags.DEFINE_integer("images", 100, "Images of the task.", lower_bound=5)
@@ -82,97 +79,26 @@ class Result:
     peak: float = 0.0
 
 
-class Failed(Exception):
-    """A row's process could not do what it was asked."""
+def _set_up(row: Row, job: Mapping[str, Any], commands: sides.Commands) -> str:
+    if row.side == "jaxdiv":
+        found, note = _jax_commands(row.estimator, job)
+    else:
+        import torch_peers
 
-
-class Worker:
-    """The process of one row, which does what it is asked and answers."""
-
-    def __init__(self, row: Row, job: Mapping[str, Any]):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, row, job), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def ask(self, command: str, *arguments: Any) -> Any:
-        try:
-            self._pipe.send((command, arguments))
-            answer = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            raise Failed(f"its process ended with code {self._process.exitcode} (-9: out of memory?)") from None
-        if isinstance(answer, Failed):
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join()
-
-
-def _serve(pipe: Connection, row: Row, job: Mapping[str, Any]) -> None:
-    commands: dict[str, Callable[..., Any]] = {}
-
-    def set_up() -> str:
-        if row.side == "jaxdiv":
-            found, note = _jax_commands(row.estimator, job)
-        else:
-            import torch_peers
-
-            found, note = torch_peers.commands(row.side, row.estimator, job)
-        commands.update(found)
-        return note
+        found, note = torch_peers.commands(row.side, row.estimator, job)
 
     def timed(seed: int) -> Run:
         gc.collect()
-        compiling = commands.get("compiling", lambda: 0.0)
+        compiling = found.get("compiling", lambda: 0.0)
         compiling()
         start, cpu = time.perf_counter(), time.process_time()
-        embedding, left_out = commands["run"](seed)
+        embedding, left_out = found["run"](seed)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         compiled = compiling()
         return Run(seconds - compiled + left_out, compiled, cpu / seconds / job["threads"], embedding)
 
-    commands.update(set_up=set_up, timed=timed, peak=_peak, gemm=_gemm)
-    while True:
-        try:
-            command, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = commands[command](*arguments)
-        except Exception as error:  # the error itself may not survive the pipe
-            answer = Failed(" ".join(f"{type(error).__name__}: {error}".split())[:300])
-        pipe.send(answer)
-
-
-def _peak() -> float:
-    """MB, of the process's whole life. Not ru_maxrss, which begins at the parent's."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
-    except (OSError, StopIteration):
-        return float("nan")
-
-
-def _gemm() -> tuple[float, float]:
-    """GFLOP/s of a float32 matrix product, the best of several: NumPy's and torch's."""
-    import torch
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    n = 1536
-    a = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
-    rates = []
-    for matrix in (a, torch.from_numpy(a)):
-        seconds = []
-        for _ in range(6):
-            start = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - start)
-        rates.append(2e-9 * n**3 / min(seconds))
-    return rates[0], rates[1]
+    commands.update(found, timed=timed)
+    return note
 
 
 def _jax_commands(estimator: str, job: Mapping[str, Any]) -> tuple[dict[str, Callable[..., Any]], str]:
@@ -184,23 +110,7 @@ def _jax_commands(estimator: str, job: Mapping[str, Any]) -> tuple[dict[str, Cal
 
     if estimator not in task2vec.ESTIMATORS:
         raise LookupError("not in jaxdiv.task2vec.ESTIMATORS")
-    spans: list[tuple[float, float]] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: (
-            spans.append((time.perf_counter() - seconds, time.perf_counter()))
-            if event.startswith("/jax/core/compile/")
-            else None
-        )
-    )
-
-    def compiling() -> float:
-        """Seconds of tracing and compiling since it was last asked; the events lie in one another."""
-        total, end = 0.0, 0.0
-        for first, last in sorted(spans):
-            total, end = total + max(0.0, last - max(first, end)), max(end, last)
-        spans.clear()
-        return total
-
+    compiling = sides.jax_compiling()
     probe = Probe("resnet18", ARCHITECTURES["resnet18"], jax.tree.map(jnp.asarray, job["params"]))
     images, labels, ways = jnp.asarray(job["images"]), jnp.asarray(job["labels"]), job["ways"]
 
@@ -295,7 +205,7 @@ def relative_error(found: np.ndarray, truth: np.ndarray, free_scale: bool = Fals
 def measure(pixels: int, wanted: list[Row], say: Callable[[str], None]) -> bool:
     """All rows at one image size, and their table. False where the exact Fishers disagree."""
     job, gflop = task(pixels)
-    gemm = Worker(Row("gemm", ""), {})
+    gemm = Worker(sides.nothing)
     rates = gemm.ask("gemm")
     gemm.close()
     say(f"\n## {pixels} px, {IMAGES.value} images, {WAYS.value} ways, {THREADS.value} core(s)\n")
@@ -316,7 +226,7 @@ def measure(pixels: int, wanted: list[Row], say: Callable[[str], None]) -> bool:
     try:
         for row in wanted:
             own = {k: v for k, v in job.items() if k != ("tensors" if row.side == "jaxdiv" else "params")}
-            workers[row] = Worker(row, own)
+            workers[row] = Worker(partial(_set_up, row, own))
             note = ask(row, "set_up")
             if note:
                 notes.append(f"{row.name}: {note}.")
@@ -422,17 +332,6 @@ one, relative, L2, median of the rounds (each a new draw); of `reference`, whose
 norm uses the batch's statistics, after the best single scale."""
 
 
-def machine() -> str:
-    try:
-        info = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
-    return f"{model}, {os.cpu_count()} cores, load at the start {load}; Python {platform.python_version()}, {packages}"
-
-
 PACKAGES = ("numpy", "jax", "jaxlib", "flax", "torch", "backpack-for-pytorch")
 
 
@@ -445,25 +344,12 @@ def main(argv: list[str]) -> int:
         print("error: --images must be a multiple of --ways", file=sys.stderr)
         return 1
     wanted = [row for row in ROWS if not ROWS_WANTED.value or row.name in ROWS_WANTED.value]
-    # For the processes of the rows, which inherit both. XLA takes as many threads as it may use cores.
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(THREADS.value)
-    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < THREADS.value:
-            print(f"error: --threads={THREADS.value}, but only {len(cores)} cores may be used", file=sys.stderr)
-            return 1
-        os.sched_setaffinity(0, cores[: THREADS.value])
-    lines: list[str] = []
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-        lines.append(line)
-        if OUT.value:  # at once: a later size may take hours
-            Path(OUT.value).write_text("\n".join(lines) + "\n")
-
-    say(f"# Task2Vec, one task end to end\n\n{machine()}.\n\n{LEGEND.format(repeats=REPEATS.value)}")
+    wrong = sides.pin(THREADS.value)
+    if wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        return 1
+    say = sides.Report(OUT.value)
+    say(f"# Task2Vec, one task end to end\n\n{sides.machine(PACKAGES)}.\n\n{LEGEND.format(repeats=REPEATS.value)}")
     for pixels in PIXELS.value:
         if not measure(int(pixels), wanted, say):
             return 1

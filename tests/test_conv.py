@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from jaxdiv.nets.conv import conv_general_dilated, max_pool_2x2
+from jaxdiv.nets.norm import BatchNorm
 
 CASES = {  # image, kernel, stride, padding
     "3x3 same": ((9, 7), 3, 1, "SAME"),
@@ -102,3 +103,22 @@ def test_max_pool_gives_a_tie_to_the_first_and_hands_nan_on():
     gradient = jax.grad(lambda x: max_pool_2x2(x).sum())(tie)
     np.testing.assert_array_equal(gradient.ravel(), [1, 0, 0, 0])
     assert jnp.isnan(max_pool_2x2(tie.at[0, 1, 1, 0].set(jnp.nan))).all()
+
+
+def test_batch_norm_that_pools_is_batch_norm_and_then_the_pool_to_second_order():
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(5), 4)
+        x, moved = (jax.random.normal(key, (3, 5, 6, 4), jnp.float64) for key in keys[:2])
+        # A negative scale turns the order round.
+        params = {"scale": jnp.array([1.5, -0.7, 0.2, -2.0]), "bias": jnp.array([0.1, -0.2, 0.3, 0.0])}
+        direction = jax.tree.map(lambda leaf: jax.random.normal(keys[2], leaf.shape), params)
+        weight = jax.random.normal(keys[3], (3, 2, 3, 4), jnp.float64)
+        apply = lambda p, x, pool: BatchNorm().apply({"params": p}, x, pool, mutable=["batch_stats"])[0]
+        ours = lambda p, x: jnp.sum(weight * jnp.tanh(apply(p, x, True)))
+        theirs = lambda p, x: jnp.sum(weight * jnp.tanh(max_pool_2x2(apply(p, x, False))))
+        for f in (0, 1):  # the gradient, and its derivative along a direction
+            found, expected = (
+                jax.jvp(jax.grad(side, (0, 1)), (params, x), (direction, moved))[f] for side in (ours, theirs)
+            )
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdiv.nets.conv import conv_general_dilated, max_pool_2x2
+from jaxdiv.nets.conv import conv_general_dilated
 from jaxdiv.nets.norm import BatchNorm
 
 
@@ -31,6 +31,6 @@ class Conv4(nn.Module):
             x = nn.Conv(
                 self.width, (3, 3), use_bias=False, dtype=self.dtype, conv_general_dilated=conv_general_dilated
             )(x)
-            x = max_pool_2x2(nn.relu(BatchNorm()(x)))
+            x = nn.relu(BatchNorm()(x, pool=True))
         features = x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
         return nn.Dense(self.ways, name="head")(features), features

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdiv.nets.conv import max_pool_2x2
+
 STATISTICS = "batch_stats"
 _EPSILON = 1e-5
 
@@ -15,10 +17,13 @@ class BatchNorm(nn.Module):
     Where the collection `batch_stats` is mutable, they are the batch's own and are left there; otherwise they are what
     the collection holds. No running average is kept here: which statistics a method uses where is its policy
     (`network.BATCH_NORM`). Statistics are float32 at least, whatever x is.
+
+    With `pool` the result is its 2x2 max-pool. Normalising is monotone in each channel, so the winners are found
+    before it, by the sign of the channel's scale, and only a quarter of the numbers is normalised.
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"], pool: bool = False) -> Float[Array, "n h2 w2 c"]:
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -28,4 +33,6 @@ class BatchNorm(nn.Module):
         if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
             # Not E[x²] − E[x]²: it loses digits that the higher-order gradient needs.
             mean.value, var.value = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+        if pool:
+            exact = max_pool_2x2(exact, jnp.where(scale < 0, -1, 1).astype(exact.dtype))
         return (scale * (exact - mean.value) * lax.rsqrt(var.value + _EPSILON) + bias).astype(x.dtype)

@@ -41,7 +41,7 @@ class ResNet12(nn.Module):
         x = images
         size = 5 if images.shape[1] >= 84 else 2  # of a dropped block, as in the study
         for stage, width in enumerate(self.channels, 1):
-            x = max_pool_2x2(_Block(width, self.dtype, name=f"block{stage}")(x))
+            x = _Block(width, self.dtype, name=f"block{stage}")(x)
             if self.dropout and self.has_rng("dropout"):
                 if stage <= 2:
                     x = nn.Dropout(self.dropout, deterministic=False)(x)
@@ -62,7 +62,8 @@ class _Block(nn.Module):
             out = BatchNorm(name=f"norm{number}")(self._conv(3, f"conv{number}")(out))
             out = nn.leaky_relu(out, _SLOPE) if number < 3 else out
         shortcut = BatchNorm(name="shortcut_norm")(self._conv(1, "shortcut_conv")(x))
-        return nn.leaky_relu(out + shortcut, _SLOPE)
+        # The pool commutes with what is monotone, and leaves a quarter of the numbers to it.
+        return nn.leaky_relu(max_pool_2x2(out + shortcut), _SLOPE)
 
     def _conv(self, kernel: int, name: str) -> nn.Conv:
         return nn.Conv(
