@@ -26,11 +26,8 @@ def operands(images, size, inputs, filters, dtype):
 @pytest.mark.parametrize(
     ("images", "size", "pads"),
     {
-        "same, whole tiles": (2, (6, 12), ((1, 1), (1, 1))),
-        "same, tiles over the edge": (2, (7, 5), ((1, 1), (1, 1))),
-        "valid": (2, (7, 8), ((0, 0), (0, 0))),
-        "uneven padding": (1, (5, 7), ((0, 2), (2, 1))),
-        "more than a turn": (11, (7, 5), ((1, 1), (1, 1))),
+        "tiles over the edge, several turns": (11, (7, 5), ((1, 1), (1, 1))),
+        "uneven padding": (1, (6, 8), ((0, 2), (2, 1))),
     }.values(),
     ids=str,
 )

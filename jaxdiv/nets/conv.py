@@ -66,6 +66,14 @@ def conv_general_dilated(
     return _conv.bind(lhs, rhs, strides=strides, pads=pads, image=lhs.shape[1:3], kernel=rhs.shape[:2])
 
 
+def kernel_grad(
+    x: Float[Array, "n h w i"], dy: Float[Array, "n ho wo o"], kernel: int, stride: int, padding: int
+) -> Float[Array, "kernel kernel i o"]:
+    """The gradient of Σ conv(x, w) · dy in w, summed over the images."""
+    where = dict(strides=(stride, stride), pads=((padding, padding),) * 2, kernel=(kernel, kernel))
+    return _kernel_grad.bind(x, dy, image=x.shape[1:3], **where)
+
+
 def max_pool_2x2(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
     """2x2 max-pool with stride 2; an odd last row or column is dropped, as in PyTorch.
 
