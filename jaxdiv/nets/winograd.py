@@ -47,11 +47,11 @@ def _conv(x: Array, w: Array, pads: Grid, m: int, contraction: str) -> Array:
 
     def of_some(x: Array) -> Array:
         n = x.shape[0]
-        tiles = _stack(_transform(of_image, _tiles(x, pads, down, across, m))).reshape(len(kernel), -1, x.shape[3])
-        products = jnp.einsum(contraction, tiles, kernel).reshape(len(kernel), n, down, across, -1)
-        grid = [[products[(m + 2) * i + j] for j in range(m + 2)] for i in range(m + 2)]
-        out = jnp.stack([jnp.stack(row, 3) for row in _transform(back, grid)], 2)  # [n, down, m, across, m, o]
-        return out.reshape(n, down * m, across * m, -1)[:, :ho, :wo]
+        tiles = _tiles(of_image, _padded(x, pads, down, across, m), down, across, m)
+        products = jnp.einsum(contraction, tiles, kernel).reshape(m + 2, m + 2, n, down, across, -1)
+        rows = _combine(back, [products[:, j] for j in range(m + 2)], 4)  # [m + 2, n, down, across, m, o]
+        rows = lax.optimization_barrier(rows).reshape(m + 2, n, down, across * m, -1)
+        return _combine(back, list(rows), 2).reshape(n, down * m, across * m, -1)[:, :ho, :wo]
 
     turn = _images_a_turn(x, w.size // (9 * x.shape[3]), down * across, m)
     if turn >= x.shape[0]:
@@ -80,10 +80,9 @@ def kernel_grad(
     count = (m + 2) ** 2
 
     def of_some(x: Array, dy: Array) -> Array:
-        tiles = _stack(_transform(of_image, _tiles(x, pads, down, across, m))).reshape(count, -1, x.shape[3])
+        tiles = _tiles(of_image, _padded(x, pads, down, across, m), down, across, m)
         dy = jnp.pad(dy, ((0, 0), (0, down * m - ho), (0, across * m - wo), (0, 0)))
-        grid = [[dy[:, i::m, j::m] for j in range(m)] for i in range(m)]
-        cotangents = _stack(_transform(back.T, grid)).reshape(count, -1, dy.shape[3])
+        cotangents = _tiles(back.T, dy, down, across, m)
         return jnp.einsum("tpi,tpo->tio", tiles, cotangents)
 
     turn = _images_a_turn(x, dy.shape[3], down * across, m)
@@ -112,19 +111,23 @@ def _matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values(m).T, values(3) / factor, np.round(of_image * factor)
 
 
-def _transform(matrix: np.ndarray, grid: Grid) -> Grid:
-    """M G Mᵀ for a grid of arrays, in sums of what is not zero."""
-    columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
-    return [_combine(matrix, row) for row in zip(*columns, strict=True)]
+def _tiles(matrix: np.ndarray, x: Array, down: int, across: int, m: int) -> Float[Array, "products tiles channels"]:
+    """Every tile of x transformed, M T Mᵀ; tiles start m pixels apart.
+
+    The barrier keeps XLA from computing the first step anew for every term of the second, which takes as long to run
+    and much longer to compile.
+    """
+    products, size = matrix.shape
+    rows = _combine(matrix, [x[:, i : i + (down - 1) * m + 1 : m] for i in range(size)], 0)
+    rows = lax.optimization_barrier(rows)
+    both = _combine(matrix, [rows[:, :, :, j : j + (across - 1) * m + 1 : m] for j in range(size)], 1)
+    return both.reshape(products**2, -1, x.shape[3])
 
 
-def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
+def _combine(matrix: np.ndarray, parts: Sequence[Array], axis: int) -> Array:
+    """The matrix times a column of arrays, stacked along a new axis; in sums of what is not zero."""
     rows = [[part if c == 1 else float(c) * part for c, part in zip(row, parts, strict=True) if c] for row in matrix]
-    return [sum(terms[1:], terms[0]) for terms in rows]
-
-
-def _stack(grid: Grid) -> Array:
-    return jnp.stack([part for row in grid for part in row])
+    return jnp.stack([sum(terms[1:], terms[0]) for terms in rows], axis)
 
 
 def _tiling(shape: Sequence[int], pads: Grid, m: int) -> tuple[int, int, int, int]:
@@ -133,15 +136,11 @@ def _tiling(shape: Sequence[int], pads: Grid, m: int) -> tuple[int, int, int, in
     return ho, wo, -(-ho // m), -(-wo // m)
 
 
-def _tiles(x: Array, pads: Grid, down: int, across: int, m: int) -> Grid:
-    """At [i][j] the pixel (i, j) of every input tile, `[n, down, across, channels]`."""
+def _padded(x: Array, pads: Grid, down: int, across: int, m: int) -> Array:
+    """What the input tiles cover, zeros around the image."""
     (top, _), (left, _) = pads
     high, wide = down * m + 2, across * m + 2
-    x = jnp.pad(x, ((0, 0), (top, high - top - x.shape[1]), (left, wide - left - x.shape[2]), (0, 0)))
-    return [
-        [x[:, i : i + (down - 1) * m + 1 : m, j : j + (across - 1) * m + 1 : m] for j in range(m + 2)]
-        for i in range(m + 2)
-    ]
+    return jnp.pad(x, ((0, 0), (top, high - top - x.shape[1]), (left, wide - left - x.shape[2]), (0, 0)))
 
 
 def _images_a_turn(x: Array, filters: int, tiles: int, m: int) -> int:
