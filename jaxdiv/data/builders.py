@@ -28,12 +28,12 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums, download_manager, util
 
 from jaxdiv.data.archives import load_arrays, members
+from jaxdiv.data.folder import is_image
 from jaxdiv.data.store import locked, writing
 from jaxdiv.errors import InputError
 
 VERSION = "1.0.0"
 _BATCH = 256  # records between two writes of TFDS's metadata
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 class Example(NamedTuple):
@@ -76,18 +76,11 @@ class Source:
     manual: str = ""  # what is accepted, for a set that cannot be downloaded
 
 
-def is_image(name: str) -> bool:
-    """Whether `name` is that of an image that lies in some folder."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not path.name.startswith(".")
-
-
 def read_folders(paths: dict[str, Path], images: str = "", group: bool = False) -> Iterator[Example]:
     """Examples of archives that have a folder for each class.
 
     Args:
-      images: the folder that has the classes' folders; empty: a class is named by its whole path but for the first
-        part where all images share it.
+      images: the folder that has the classes' folders; empty: anywhere.
       group: a class is named by its whole path, and its group is the folder that it lies in.
     """
     for path in paths.values():

@@ -1,0 +1,115 @@
+"""The study's train augmentation: pure, keyed, on the device, one image at a time under `vmap`.
+
+As torchvision's `RandomResizedCrop`, `RandomCrop` with padding, `ColorJitter` and `RandomHorizontalFlip` in this order, on
+pixels of 0..1. The three geometric ones become one bilinear resampling: a crop is never larger than its image, so that
+PIL's antialiasing has no part in it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+_ATTEMPTS = 10  # as torchvision: then the whole image
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's "L"
+
+
+class Augmentation(NamedTuple):
+    """What a data set's train images go through; the defaults leave them as they are.
+
+    Attributes:
+      scale: least share of the area that a random resized crop keeps; 1: none. Its aspect ratio is 3/4 to 4/3.
+      padding: black border on each side, in shares of the side, from which a crop of the image's size is taken.
+      jitter: brightness, contrast and saturation are scaled by 1 ± this.
+      flip: mirrored left to right, half of the time.
+    """
+
+    scale: float = 1.0
+    padding: float = 0.0
+    jitter: float = 0.0
+    flip: bool = False
+
+
+class Draw(NamedTuple):
+    """One image's random numbers: `box` (top, left, height, width) and `shift` (down, right) in pixels, whether to
+    `flip`, the `order` of the three adjustments (0 brightness, 1 contrast, 2 saturation) and the `factors` of each."""
+
+    box: Int[Array, "4"]
+    shift: Int[Array, "2"]
+    flip: Array
+    order: Int[Array, "3"]
+    factors: Float[Array, "3"]
+
+
+def draw(key: PRNGKeyArray, kind: Augmentation, pixels: int) -> Draw:
+    """The random numbers of one image of `pixels` x `pixels`; `kind` may hold traced values."""
+    for_area, for_ratio, for_place, for_shift, for_flip, for_order, for_factors = jax.random.split(key, 7)
+    side = jnp.float32(pixels)
+    area = side**2 * jax.random.uniform(for_area, (_ATTEMPTS,), minval=kind.scale, maxval=1.0)
+    ratio = jnp.exp(jax.random.uniform(for_ratio, (_ATTEMPTS,), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
+    sizes = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1)).astype(jnp.int32)
+    fits = (sizes <= pixels).all(-1) & jnp.asarray(kind.scale < 1)
+    size = jnp.where(fits.any(), sizes[fits.argmax()], pixels)
+    corner = jnp.floor(jax.random.uniform(for_place, (2,)) * (pixels - size + 1)).astype(jnp.int32)
+    border = jnp.round(pixels * jnp.float32(kind.padding))
+    shift = jnp.floor(jax.random.uniform(for_shift, (2,)) * (2 * border + 1)) - border
+    return Draw(
+        box=jnp.concatenate([jnp.minimum(corner, pixels - size), size]),
+        shift=shift.astype(jnp.int32),
+        flip=jax.random.bernoulli(for_flip) & jnp.asarray(kind.flip),
+        order=jax.random.permutation(for_order, 3),
+        factors=jax.random.uniform(for_factors, (3,), minval=1 - kind.jitter, maxval=1 + kind.jitter),
+    )
+
+
+def apply(image: UInt8[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
+    """The image, in 0..1, with what was drawn for it."""
+    return adjust(resample(image, drawn), drawn)
+
+
+def resample(image: UInt8[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
+    """The drawn box stretched to the image's size, shifted over a black border, mirrored, in 0..1: bilinear, as PIL."""
+    side = image.shape[0]
+    row, row_weight, row_inside = _neighbours(drawn.box[0], drawn.box[2], drawn.shift[0], jnp.bool_(False), side)
+    column, column_weight, column_inside = _neighbours(drawn.box[1], drawn.box[3], drawn.shift[1], drawn.flip, side)
+    # Whole rows are gathered, of the image and of its transpose: on a CPU, pixel by pixel or as two products with
+    # matrices of weights takes several times as long.
+    turned = jnp.swapaxes(image, 0, 1)
+    lower, upper = turned[column[0]].astype(jnp.float32), turned[column[1]].astype(jnp.float32)
+    weight, inside = column_weight[:, None, None], column_inside[:, None, None]
+    image = jnp.swapaxes((lower + weight * (upper - lower)) * (inside / 255), 0, 1)
+    weight, inside = row_weight[:, None, None], row_inside[:, None, None]
+    return image[row[0]] * ((1 - weight) * inside) + image[row[1]] * (weight * inside)
+
+
+def _neighbours(start, size, shift, flip, side):
+    """Of each output pixel along one axis: its two input pixels [2, side], the second's weight, whether it is inside."""
+    at = jnp.arange(side)
+    at = jnp.where(flip, at[::-1], at) + shift
+    source = jnp.clip((at + 0.5) * (size / side) - 0.5, 0, size - 1) + start
+    low = jnp.floor(source).astype(jnp.int32)
+    return jnp.stack([low, jnp.minimum(low + 1, side - 1)]), source - low, (at >= 0) & (at < side)
+
+
+def adjust(image: Float[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
+    """Brightness, contrast and saturation in the drawn order: each mixes the image with black, its mean gray or its
+    own gray, and clips."""
+    channels = [image[..., i] for i in range(3)]  # apart: a CPU's vectors run along a row
+    for step in range(3):
+        kind = drawn.order[step]
+        factor = drawn.factors[kind]
+        gray = sum(weight * channel for weight, channel in zip(_LUMA, channels, strict=True))
+        target = jnp.where(kind == 2, gray, jnp.where(kind == 1, gray.mean(), 0.0))
+        channels = [jnp.clip(factor * channel + (1 - factor) * target, 0, 1) for channel in channels]
+    return jnp.stack(channels, -1)
+
+
+def augment_images(
+    key: PRNGKeyArray, images: UInt8[Array, "images h w c"], kinds: Augmentation
+) -> Float[Array, "images h w 3"]:
+    """Every image with a draw of its own, in 0..1; gray ones as RGB. `kinds` holds an array `[images]` in each field."""
+    if images.shape[-1] == 1:
+        images = jnp.repeat(images, 3, -1)
+    one = lambda key, kind: draw(key, kind, images.shape[1])
+    return jax.vmap(apply)(images, jax.vmap(one)(jax.random.split(key, len(images)), kinds))
