@@ -46,13 +46,42 @@ def get_config() -> ConfigDict:
                 "distance": "task2vec_scale_free",
                 "interval": "jackknife",
             },
-            "learner": {"net": "conv4", "width": 8, "pixels": 16},
+            "learner": {
+                "net": "conv4",
+                "width": 8,
+                "pixels": 16,
+                "dropout": 0.1,  # ResNet-12's, in training
+                "compute": "float32",  # or bfloat16, of the convolutions
+                "batch_norm": "transductive",  # or support_statistics, or running: see jaxdiv/nets/network.py
+            },
             "pt": {"steps": 200, "batch": 64, "learning_rate": 1e-3},
-            "maml": {"steps": 30, "meta_batch": 2, "learning_rate": 3e-3, "inner_rate": 0.1, "remat": False},
+            "maml": {
+                "steps": 30,
+                "meta_batch": 2,
+                "learning_rate": 3e-3,
+                "inner_rate": 0.1,
+                "train_inner_steps": 0,  # 0: as many as in a test, which the method's name says; the study's code: 5
+                "adapts": "all",  # head: ANIL
+                "learned_rates": False,  # Meta-SGD: an inner rate for each parameter
+                "summed": False,  # gradients of a meta-batch added up, as in the study's code, instead of averaged
+                "remat": False,  # recompute activations: memory that hardly grows with the inner steps
+            },
+            "training": {
+                "optimizer": "adam",  # or adamw, sgd
+                "schedule": "constant",  # or cosine
+                "warmup": 0,  # steps
+                "weight_decay": 0.0,  # adamw's
+                "clip": 0.0,  # global norm of a gradient; 0: none
+                "minutes": 0.0,  # a unit's at most; 0: no limit
+                "validate_every": 0,  # steps; 0: never. Tests then use the best checkpoint instead of the last
+                "validation_tasks": 50,
+                "patience": 0,  # validations without a new best that end training; 0: no such end
+                "checkpoint_every": 15,
+            },
             "evaluation": {
                 "tasks": 25,
                 "fixed_test_set": "all",  # the union of every base set of the study
+                "dropout": False,  # left on in MAML's tests, as in the study's code
             },
-            "checkpoint_every": 15,
         }
     )

@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
     config.pt.update({"steps": 600, "batch": 64})
     config.maml.update({"steps": 100, "meta_batch": 2, "learning_rate": 3e-3})
     config.evaluation.tasks = 200
-    config.checkpoint_every = 50
+    config.training.checkpoint_every = 50
     return config

@@ -89,7 +89,7 @@ class Watch:
         return sum(paces) / len(paces) if paces else 1.0
 
     def _seconds_left(self) -> float:
-        return sum(self._pace_of(kind) * cost for kind, cost in self._left.items())
+        return sum(self._pace_of(kind) * max(cost, 0.0) for kind, cost in self._left.items())
 
 
 def _kind(unit: Unit) -> str:

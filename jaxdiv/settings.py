@@ -10,13 +10,13 @@ from jaxdiv import task2vec
 from jaxdiv.data import benchmarks
 from jaxdiv.diversity import DISTANCES, INTERVALS
 from jaxdiv.errors import InputError, unknown
-from jaxdiv.nets import conv4
+from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.nets.resnet import ARCHITECTURES
 from jaxdiv.nets.weights import IMAGENET
+from jaxdiv.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.units import replacing
 
 STAGES = ("prepare", "diversity", "train", "evaluate", "correlate", "report")
-NETS = {"conv4": conv4.Conv4}
 METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; None: supervised pre-training
     "pt": None,
     "fo_maml_5": (5, True),
@@ -24,6 +24,7 @@ METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; Non
     "ho_maml_5": (5, False),
     "ho_maml_10": (10, False),
 }
+ADAPTS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",)}  # what the inner loop changes
 TEST_SETS = ("own", "fixed")
 _NOT_IDENTITY = ("data.archive_dir",)  # where the data lie does not change what they are
 
@@ -42,6 +43,11 @@ def check(config: ConfigDict) -> None:
         ("distance", config.probe.distance, DISTANCES),
         ("interval", config.probe.interval, INTERVALS),
         ("network", config.learner.net, NETS),
+        ("compute type", config.learner.compute, COMPUTE),
+        ("batch-norm policy", config.learner.batch_norm, BATCH_NORM),
+        ("choice of maml.adapts", config.maml.adapts, ADAPTS),
+        ("optimizer", config.training.optimizer, OPTIMIZERS),
+        ("schedule", config.training.schedule, SCHEDULES),
     ):
         if name not in valid:
             raise unknown(kind, name, valid)
@@ -62,12 +68,21 @@ def check(config: ConfigDict) -> None:
         "maml.steps": 1,
         "maml.meta_batch": 1,
         "evaluation.tasks": 2,
-        "checkpoint_every": 1,
+        "maml.train_inner_steps": 0,
+        "training.checkpoint_every": 1,
+        "training.validate_every": 0,
+        "training.validation_tasks": 2,
+        "training.patience": 0,
+        "training.minutes": 0,
+        "training.warmup": 0,
+        "training.clip": 0,
     }.items():
         section, _, name = path.rpartition(".")
         value = (config[section] if section else config)[name]
         if value < least:
             raise InputError(f"--config.{path} is {value}: it must be at least {least}")
+    if config.training.patience and not config.training.validate_every:
+        raise InputError("--config.training.patience counts validations: set --config.training.validate_every too")
 
 
 def weights_file(config: ConfigDict) -> Path | None:

@@ -7,13 +7,15 @@ prepare -> diversity -----------------------> correlate -> report
 import time
 import zlib
 from collections.abc import Iterable
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -26,10 +28,10 @@ from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distan
 from jaxdiv.embedding import embed_benchmark
 from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
-from jaxdiv.nets import conv4
+from jaxdiv.nets.network import Network, make_network
 from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
 from jaxdiv.progress import Watch
-from jaxdiv.settings import METHODS, NETS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
+from jaxdiv.settings import ADAPTS, METHODS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
 from jaxdiv.units import Report, Result, Unit, provenance
 
 
@@ -141,15 +143,10 @@ class _Maker:
         """Every unit but those of the last two stages, each after its inputs."""
         config = self.config
         measured = [self.diversity(name) for name in config.benchmarks]
-        trained = [
-            self.training(name, method, seed)
-            for name in config.benchmarks
-            for method in config.methods
-            for seed in config.seeds
-        ]
-        tested = [self.evaluation(unit, test_set) for test_set in TEST_SETS for unit in trained]
+        trained = list(product(config.benchmarks, config.methods, config.seeds))
+        tested = [self.evaluation(*which, test_set) for test_set in TEST_SETS for which in trained]
         units: dict[str, Unit] = {}
-        for unit in (*measured, *trained, *tested):
+        for unit in (*measured, *tested):
             units |= {need.name: need for need in unit.inputs} | {unit.name: unit}
         return sorted(units.values(), key=lambda unit: STAGES.index(unit.stage))
 
@@ -233,69 +230,78 @@ class _Maker:
         return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost)
 
     def training(self, benchmark: str, method: str, seed: int) -> Unit:
-        config = self.config
-        mine = config.pt if METHODS[method] is None else config.maml
-        settings = {**mine, "learner": self._net(), "task": self.task, "seed": [config.seed, seed]}
+        config, training = self.config, dict(self.config.training)
+        supervised = METHODS[method] is None
+        mine = config.pt if supervised else config.maml
+        if not supervised and mine.train_inner_steps:
+            method = _with_steps(method, mine.train_inner_steps)  # methods that differ in the test alone share it
+        tasks = training.pop("validation_tasks")
+        if not training["validate_every"]:
+            training.pop("patience")
+        settings = {**mine, **training, "learner": dict(config.learner), "task": self.task, "seed": [config.seed, seed]}
+        if training["validate_every"]:
+            settings["validation_tasks"] = tasks
 
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, config.learner.pixels, "train")
             classes = len(table.classes)
-            if METHODS[method] is None:
-                sample = lambda key: sample_batch(key, table, mine.batch)
-            else:
-                sample = lambda key: sample_tasks(key, table, **self.task, tasks=mine.meta_batch)
+            batch = mine.batch if supervised else mine.meta_batch
+            mesh = train.make_mesh(batch)
+            learner = self.learner(method, classes, mesh)
 
-            def note(step, metrics):
-                word = f"step {step}/{mine.steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}"
+            def sample(key: jax.Array) -> Any:
+                if supervised:
+                    return sample_batch(key, table, batch)
+                return sample_tasks(key, table, **self.task, tasks=batch)
+
+            def validate(params: Any, carried: Any) -> dict[str, float]:
+                held_out = self.table(benchmark, config.learner.pixels, "val")
+                found = self._tested(learner, params, carried, held_out, tasks, "validate", benchmark)
+                return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
+
+            def note(step: int, metrics: dict[str, float]) -> None:
+                loss, share, rate = metrics["loss"], metrics["accuracy"], metrics["steps_per_second"]
+                word = f"step {step}/{mine.steps}  loss {loss:.3f}  accuracy {share:.3f}  {rate:.3g} steps/s"
                 progress(step / mine.steps, word)
 
-            last = train.train(
-                self.learner(method, classes),
+            found = train.train(
+                learner,
                 sample,
                 # Not a function of the method: all of them start from the same draws.
                 _key(config.seed, "train", benchmark, seed),
-                mine.steps,
-                mine.learning_rate,
+                train.Settings(steps=mine.steps, learning_rate=mine.learning_rate, **training),
                 unit.scratch,
-                config.checkpoint_every,
+                validate,
+                {"unit": unit.name},
+                mesh,
                 note,
             )
-            return {
-                **last,
-                "steps": mine.steps,
-                "train_classes": classes,
-                "train_images": len(table.images),
-            }, {}
+            return {**found, "train_classes": classes, "train_images": len(table.images)}, {}
 
         name = f"train/{benchmark}/{method}/seed{seed}"
-        steps, first_order = METHODS[method] or (0, True)
+        steps, first_order = _inner(method) or (0, True)
         cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 140
         return self.unit(name, settings, run, self.prepared(benchmark, config.learner.pixels), cost)
 
-    def evaluation(self, trained: Unit, test_set: str) -> Unit:
+    def evaluation(self, benchmark: str, method: str, seed: int, test_set: str) -> Unit:
         config = self.config
-        _, benchmark, method, seed = trained.name.split("/")
+        trained = self.training(benchmark, method, seed)
         where = benchmark if test_set == "own" else fixed_test_set(config)
+        tasks = config.evaluation.tasks
 
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(where, config.learner.pixels, "test")
             facts = trained.result
             learner = self.learner(method, facts["train_classes"])
-            result = evaluate.evaluate(
-                learner,
-                train.load_params(trained.scratch, learner),
-                lambda key, tasks: sample_tasks(key, table, **self.task, tasks=tasks),
-                # Not a function of the method: every method meets the same tasks.
-                _key(config.seed, "evaluate", where),
-                config.evaluation.tasks,
-                progress=lambda done: progress(done / config.evaluation.tasks, ""),
-            )
+            params, carried = train.load_params(trained.scratch, learner)
+            heard = lambda done: progress(done / tasks, "")
+            result = self._tested(learner, params, carried, table, tasks, "evaluate", where, heard)
             accuracy, accuracy_ci = evaluate.mean_interval(result.accuracy)
             loss, loss_ci = evaluate.mean_interval(result.loss)
             row = {
                 "benchmark": benchmark,
                 "method": method,
-                "seed": int(seed.removeprefix("seed")),
+                "seed": seed,
                 "test_set": test_set,
                 "accuracy": accuracy,
                 "accuracy_ci": accuracy_ci,
@@ -303,18 +309,27 @@ class _Maker:
                 "loss_ci": loss_ci,
                 "train_images": facts["train_images"],
                 "train_classes": facts["train_classes"],
+                "batch_norm": config.learner.batch_norm,
             }
             return row, result._asdict()
 
         settings = {
-            "tasks": config.evaluation.tasks,
+            "tasks": tasks,
             "task": self.task,
             "test_set": where,
             "seed": config.seed,
+            "batch_norm": config.learner.batch_norm,
+            "dropout": config.evaluation.dropout,
         }
         inputs = (trained, *self.prepared(where, config.learner.pixels))
-        name = f"evaluate/{benchmark}/{method}/{seed}/{test_set}"
-        return self.unit(name, settings, run, inputs, config.evaluation.tasks / 50)
+        name = f"evaluate/{benchmark}/{method}/seed{seed}/{test_set}"
+        return self.unit(name, settings, run, inputs, tasks / 50)
+
+    def _tested(self, learner, params, carried, table, tasks, purpose, where, progress=lambda done: None):
+        """A learner on tasks of `table` that are no function of the method: every method meets the same ones."""
+        sample = lambda key, number: sample_tasks(key, table, **self.task, tasks=number)
+        key = _key(self.config.seed, purpose, where)
+        return evaluate.evaluate(learner, params, carried, sample, key, tasks, progress=progress)
 
     def survey(self, units: Iterable[Unit], console: Console) -> None:
         """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
@@ -368,38 +383,57 @@ class _Maker:
 
         return self.unit("report", {"failures": failures}, run, [correlated])
 
-    def learner(self, method: str, classes: int) -> Learner:
-        net, maml_settings = self.config.learner, self.config.maml
-        return _learner(
-            method,
-            (net.net, net.width, net.pixels),
-            self.task["ways"],
-            classes,
-            (maml_settings.inner_rate, maml_settings.remat),
-        )
+    def learner(self, method: str, classes: int, mesh: Mesh | None = None) -> Learner:
+        net, inner = self.config.learner, self.config.maml
+        maml_settings = (inner.inner_rate, inner.remat, inner.adapts, inner.learned_rates, inner.summed)
+        where = (net.net, net.pixels, net.width, net.dropout, net.compute)
+        dropout = self.config.evaluation.dropout
+        return _learner(method, where, self.task["ways"], classes, net.batch_norm, maml_settings, dropout, mesh)
 
-    def _net(self) -> dict[str, Any]:
-        return {**self.config.learner, "batch_norm": "transductive"}
+
+def _inner(method: str) -> tuple[int, bool] | None:
+    """A method's inner steps and whether it is first order: `METHODS`, and MAML of any other number of steps."""
+    if method in METHODS:
+        return METHODS[method]
+    order, _, steps = method.split("_")
+    return int(steps), order == "fo"
+
+
+def _with_steps(method: str, steps: int) -> str:
+    return f"{method.rpartition('_')[0]}_{steps}"
 
 
 # Cached, so that a method compiles once for all benchmarks: jit knows a function by its identity.
 @cache
-def _learner(method: str, net: tuple, ways: int, classes: int, inner: tuple) -> Learner:
-    kind, (rate, remat) = METHODS[method], inner
+def _learner(
+    method: str,
+    net: tuple,
+    ways: int,
+    classes: int,
+    batch_norm: str,
+    inner: tuple,
+    dropout: bool,
+    mesh: Mesh | None,
+) -> Learner:
+    kind, (rate, remat, adapts, learned_rates, summed) = _inner(method), inner
     if kind is None:
-        init, forward, _ = _network(*net, classes)
-        return pretrain.learner(init, forward, ways)
-    init, _, apply = _network(*net, ways)
-    return maml.learner(init, apply, kind[0], rate, kind[1], remat)
+        return pretrain.learner(_network(*net, classes), ways, batch_norm)
+    return maml.learner(
+        _network(*net, ways),
+        *(kind[0], rate, kind[1]),
+        remat=remat,
+        adapts=ADAPTS[adapts],
+        learned_rates=learned_rates,
+        batch_norm=batch_norm,
+        test_dropout=dropout,
+        summed=summed,
+        mesh=mesh,
+    )
 
 
 @cache
-def _network(name: str, width: int, pixels: int, classes: int):
-    """A network as pure functions: init, forward (logits and features), apply (logits)."""
-    module = NETS[name](ways=classes, width=width)
-    init = lambda key: module.init(key, jnp.zeros((2, pixels, pixels, 3)))["params"]
-    forward = partial(conv4.forward, module)
-    return init, forward, lambda params, images: forward(params, images)[0]
+def _network(name: str, pixels: int, width: int, dropout: float, compute: str, ways: int) -> Network:
+    return make_network(name, ways, pixels, width, dropout, compute)
 
 
 @lru_cache(maxsize=1)

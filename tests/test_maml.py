@@ -10,7 +10,8 @@ import pytest
 from jaxdiv import maml
 from jaxdiv.data.episodes import Task
 from jaxdiv.learner import cross_entropy
-from jaxdiv.nets.conv4 import Conv4, forward
+from jaxdiv.nets.conv4 import Conv4
+from jaxdiv.nets.network import Network, Output, functions
 
 WAYS = 3
 # Compiled once for each net, number of steps and order; the rate is traced.
@@ -56,7 +57,7 @@ def small_conv4():
     net = Conv4(ways=WAYS, width=3)
     params = net.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))["params"]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    return (lambda p, images: forward(net, p, images)[0]), params, random_tasks(1, (16, 16, 3))
+    return (lambda p, images: functions(net)[0](p, images).logits), params, random_tasks(1, (16, 16, 3))
 
 
 def directional(apply, params, tasks, h, directions=3, **how):
@@ -225,15 +226,17 @@ def test_a_batch_is_the_mean_over_its_tasks():
 
 def test_the_learner_trains_by_the_meta_gradient_and_predicts_with_adapted_parameters():
     params, tasks = mlp_params(), random_tasks(2, (4,))
-    learner = maml.learner(lambda key: params, mlp, 4, 0.3, first_order=False)
-    gradient, metrics = jax.jit(learner.gradient)(params, tasks, jax.random.key(0))
+    net = Network(None, lambda p, images, key=None: Output(mlp(p, images), None, {}), None)
+    learner = maml.learner(net, 4, 0.3, first_order=False)
+    gradient, carried, metrics = jax.jit(learner.gradient)(params, {}, tasks, jax.random.key(0))
+    assert carried == {}
     loss, expected = meta_gradient(mlp, params, tasks, 4, 0.3)
     check_close(gradient, expected, rtol=1e-12)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-12)
     correct = []
     for i in range(2):
         support = (tasks.support_images[i], tasks.support_labels[i])
-        logits = learner.adapt(params, *support)(tasks.query_images[i])
+        logits = learner.adapt(params, {}, *support, jax.random.key(0))(tasks.query_images[i])
         adapted = adapt(mlp, params, *support, 4, 0.3)
         np.testing.assert_allclose(logits, mlp(adapted, tasks.query_images[i]), rtol=1e-12)
         correct.append(np.argmax(logits, 1) == tasks.query_labels[i])

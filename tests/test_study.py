@@ -33,7 +33,7 @@ TINY = {
     "pt.batch": 8,
     "maml.steps": 30,
     "evaluation.tasks": 4,
-    "checkpoint_every": 10,
+    "training.checkpoint_every": 10,
 }
 
 

@@ -13,16 +13,17 @@ from scipy import stats
 from jaxdiv import evaluate, pretrain
 from jaxdiv.data.episodes import Task
 from jaxdiv.learner import Learner, accuracy, cross_entropy
-from jaxdiv.train import Diverged, latest_step, load_params, train
+from jaxdiv.nets.network import Network, Output
+from jaxdiv.train import Diverged, Settings, latest_step, load_params, train
 
 WAYS, FEATURES = 3, 4
 
 
 def linear_learner():
     def init(key):
-        return {"w": 0.1 * jax.random.normal(key, (FEATURES, WAYS)), "b": jnp.zeros(WAYS)}
+        return {"w": 0.1 * jax.random.normal(key, (FEATURES, WAYS)), "b": jnp.zeros(WAYS)}, {"steps": jnp.zeros(())}
 
-    def gradient(params, batch, key):
+    def gradient(params, carried, batch, key):
         x, y = batch
         # Noise from the key: resuming must repeat it too.
         x = x + 0.01 * jax.random.normal(key, x.shape)
@@ -32,9 +33,9 @@ def linear_learner():
             return cross_entropy(logits, y), accuracy(logits, y)
 
         (value, share), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return grads, {"loss": value, "accuracy": share}
+        return grads, {"steps": carried["steps"] + 1}, {"loss": value, "accuracy": share}
 
-    return Learner(init, gradient, lambda params, x, y: lambda q: q @ params["w"] + params["b"])
+    return Learner(init, gradient, lambda params, carried, x, y, key: lambda q: q @ params["w"] + params["b"])
 
 
 LEARNER = linear_learner()
@@ -47,12 +48,18 @@ def sample(key):
     return 2 * jax.nn.one_hot(y, FEATURES) + jax.random.normal(for_noise, (16, FEATURES)), y
 
 
-def run(folder, steps, sample=sample, every=4, **more):
-    return train(LEARNER, sample, jax.random.key(7), steps, 0.05, folder, every, **more)
+def run(folder, steps, sample=sample, every=4, validate=None, identity=None, progress=lambda step, found: None, **more):
+    settings = Settings(steps, 0.05, checkpoint_every=every, **more)
+    return train(LEARNER, sample, jax.random.key(7), settings, folder, validate, identity, progress=progress)
 
 
 def logged(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_line(found):
+    """The last step's metrics, without what no two runs share."""
+    return {name: found[name] for name in ("step", "loss", "accuracy", "ended")}
 
 
 def same(a, b):
@@ -74,23 +81,24 @@ def test_training_lowers_the_loss(undisturbed):
 def test_metrics_have_a_line_per_step_and_the_last_is_returned(undisturbed):
     folder, last = undisturbed
     assert [line["step"] for line in logged(folder)] == list(range(1, 24))
-    assert last == logged(folder)[-1]
-    assert set(last) == {"step", "loss", "accuracy"}
+    assert last_line(last) == {**logged(folder)[-1], "ended": "steps"}
+    assert last["seconds"] > 0 and "best_step" not in last
 
 
 def test_load_params_gives_the_trained_parameters(undisturbed):
     """Against a plain loop of optax, written anew."""
     for_init, for_steps = jax.random.split(jax.random.key(7))
-    params = LEARNER.init(for_init)
+    params, carried = LEARNER.init(for_init)
     adam = optax.adam(0.05)
     state = adam.init(params)
     for step in range(1, 24):
         for_batch, for_loss = jax.random.split(jax.random.fold_in(for_steps, step))
-        gradient, _ = LEARNER.gradient(params, sample(for_batch), for_loss)
+        gradient, carried, _ = LEARNER.gradient(params, carried, sample(for_batch), for_loss)
         updates, state = adam.update(gradient, state)
         params = optax.apply_updates(params, updates)
-    found = load_params(undisturbed[0], LEARNER)
+    found, counted = load_params(undisturbed[0], LEARNER)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, params)
+    assert counted == carried == {"steps": 23}
 
 
 @pytest.mark.parametrize("stop", [8, 10], ids=["at a checkpoint", "between two checkpoints"])
@@ -98,7 +106,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, undisturb
     run(tmp_path, stop)
     assert latest_step(tmp_path) == stop
     last = run(tmp_path, 23)
-    assert last == undisturbed[1]
+    assert last_line(last) == last_line(undisturbed[1])
     assert logged(tmp_path) == logged(undisturbed[0])
     same(load_params(tmp_path, LEARNER), load_params(undisturbed[0], LEARNER))
 
@@ -115,7 +123,7 @@ def test_a_run_killed_after_its_last_checkpoint_resumes_with_one_line_per_step(t
         run(tmp_path, 23, every=16, progress=die)
     assert latest_step(tmp_path) == 16
     assert len(logged(tmp_path)) > 16
-    assert run(tmp_path, 23, every=16) == undisturbed[1]
+    assert last_line(run(tmp_path, 23, every=16)) == last_line(undisturbed[1])
     assert logged(tmp_path) == logged(undisturbed[0])
 
 
@@ -126,7 +134,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, undisturbed):
     def never(key):
         raise AssertionError("sampled a batch")
 
-    assert run(tmp_path, 4, sample=never) == lines[-1]
+    assert last_line(run(tmp_path, 4, sample=never)) == {**lines[-1], "ended": "steps"}
     assert logged(tmp_path) == lines
 
 
@@ -142,7 +150,7 @@ def test_a_loss_of_nan_raises_naming_the_step_and_keeps_the_last_checkpoint(tmp_
         run(tmp_path, 23, sample=breaks)
     assert latest_step(tmp_path) == 4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_params(tmp_path, LEARNER)))
-    assert run(tmp_path, 23) == undisturbed[1]  # with the fault gone it goes on from there
+    assert last_line(run(tmp_path, 23)) == last_line(undisturbed[1])  # with the fault gone it goes on from there
     assert logged(tmp_path) == logged(undisturbed[0])
 
 
@@ -167,7 +175,9 @@ def test_a_folder_without_checkpoints_is_at_step_0(tmp_path):
 def test_progress_hears_of_the_last_step_with_its_metrics(tmp_path):
     heard = []
     last = run(tmp_path, 6, progress=lambda step, metrics: heard.append((step, metrics)))
-    assert [step for step, _ in heard] == [4, 6]
+    steps = [step for step, _ in heard]
+    assert steps == sorted(set(steps)) and {4, 6} <= set(steps)  # at checkpoints, and whenever a second has passed
+    assert heard[-1][1].pop("steps_per_second") > 0
     assert heard[-1][1] == {name: last[name] for name in ("loss", "accuracy")}
 
 
@@ -190,7 +200,7 @@ PARAMS = {"w": jnp.eye(FEATURES, WAYS), "b": jnp.zeros(WAYS)}
 
 
 def evaluated(tasks, seed=0, chunk=10, learner=LEARNER, **more):
-    return evaluate.evaluate(learner, PARAMS, tasks_to_test_on, jax.random.key(seed), tasks, chunk, **more)
+    return evaluate.evaluate(learner, PARAMS, {}, tasks_to_test_on, jax.random.key(seed), tasks, chunk, **more)
 
 
 def test_evaluation_equals_a_loop_over_tasks():
@@ -200,7 +210,7 @@ def test_evaluation_equals_a_loop_over_tasks():
         seen.append(tasks_to_test_on(key, number))
         return seen[-1]
 
-    found = evaluate.evaluate(LEARNER, PARAMS, remember, jax.random.key(0), 20, 10)
+    found = evaluate.evaluate(LEARNER, PARAMS, {}, remember, jax.random.key(0), 20, 10)
     batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *seen)
     logits = np.asarray(batch.query_images) @ np.eye(FEATURES, WAYS)
     np.testing.assert_allclose(found.accuracy, (logits.argmax(-1) == batch.query_labels).mean(1), rtol=1e-6)
@@ -244,8 +254,10 @@ def test_mean_interval_is_students(level):
 
 def pretraining(classes=6):
     """A network whose features are the images themselves."""
-    forward = lambda params, images: (images @ params["w"], images)
-    return pretrain.learner(lambda key: {"w": 0.1 * jax.random.normal(key, (8, classes))}, forward, WAYS), forward
+    forward = lambda params, images, key=None, ramp=0.0: Output(images @ params["w"], images, {})
+    init = lambda key: ({"w": 0.1 * jax.random.normal(key, (8, classes))}, {})
+    net = Network(init, forward, lambda params, stats, images: forward(params, images))
+    return pretrain.learner(net, WAYS), forward
 
 
 def blobs(key, labels, apart, ways=WAYS):
@@ -256,7 +268,8 @@ def blobs(key, labels, apart, ways=WAYS):
 def test_pretraining_adapts_to_near_perfect_accuracy_on_separable_features():
     learner, _ = pretraining()
     labels = jnp.arange(60) % WAYS
-    predict = learner.adapt({"w": jnp.zeros((8, 6))}, blobs(jax.random.key(0), labels[:15], 8.0), labels[:15])
+    support = blobs(jax.random.key(0), labels[:15], 8.0)
+    predict = learner.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels[:15], jax.random.key(2))
     logits = predict(blobs(jax.random.key(1), labels, 8.0))
     assert logits.shape == (60, WAYS)
     assert float(accuracy(logits, labels)) > 0.98
@@ -267,18 +280,19 @@ def test_pretraining_fits_the_last_layer_as_scikit_learn_does():
     learner, _ = pretraining()
     labels = jnp.arange(15) % WAYS
     support, queries = blobs(jax.random.key(0), labels, 1.0), blobs(jax.random.key(1), labels, 1.0)
-    logits = learner.adapt({"w": jnp.zeros((8, 6))}, support, labels)(queries)
+    logits = learner.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels, jax.random.key(2))(queries)
     theirs = linear_model.LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(support, labels)
     np.testing.assert_allclose(jax.nn.softmax(logits), theirs.predict_proba(queries), atol=1e-4)
 
 
 def test_pretraining_gradient_is_that_of_the_cross_entropy_over_all_train_classes():
     learner, forward = pretraining()
-    params = learner.init(jax.random.key(0))
+    params, carried = learner.init(jax.random.key(0))
     labels = jnp.arange(24) % 6
     images = blobs(jax.random.key(1), labels, 2.0, ways=6)
-    gradient, metrics = learner.gradient(params, (images, labels), jax.random.key(2))
-    p = jax.nn.softmax(forward(params, images)[0])
+    gradient, after, metrics = learner.gradient(params, carried, (images, labels), jax.random.key(2))
+    assert after == {"steps": 1}
+    p = jax.nn.softmax(forward(params, images).logits)
     by_hand = images.T @ (p - jax.nn.one_hot(labels, 6)) / 24
     np.testing.assert_allclose(gradient["w"], by_hand, atol=1e-6)
     assert float(metrics["loss"]) == pytest.approx(float(-jnp.log(p[jnp.arange(24), labels]).mean()), rel=1e-5)
@@ -292,5 +306,5 @@ def test_pretraining_learns_its_classes(tmp_path):
         labels = jax.random.randint(for_labels, (32,), 0, 6)
         return blobs(for_images, labels, 4.0, ways=6), labels
 
-    last = train(learner, jax.jit(batch), jax.random.key(0), 40, 0.05, tmp_path, 40)
+    last = train(learner, jax.jit(batch), jax.random.key(0), Settings(40, 0.05), tmp_path)
     assert last["accuracy"] > 0.9

@@ -27,6 +27,10 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _TINY = 4
 _SMALL = 16
 _FEW_CHANNELS = 64
+# The kernel gradient of a larger output, image by image: its patches stay in the caches, and it is 1.2 to 7 times
+# faster than XLA's convolution, where an image has enough multiply-adds to be worth a turn of a loop.
+_MANY = 100
+_WORTH_A_LOOP = 2**18
 
 
 def conv_general_dilated(
@@ -172,6 +176,15 @@ def _kernel_grad_cpu(x, dy, *, strides, pads, image, kernel):
         for (a, b), (i, j), (r, s) in _taps(**where):
             out[a][b] = out[a][b] + x[:, r, s].T @ dy[:, i, j]
         return jnp.stack([jnp.stack(row, 0) for row in out], 0)
+    pixels, taken = dy.shape[1] * dy.shape[2], kernel[0] * kernel[1] * x.shape[3]
+    if pixels >= _MANY and pixels * taken * dy.shape[3] >= _WORTH_A_LOOP:
+
+        def add(total, image):
+            rows = _patches(image[0][None], **where).reshape(pixels, taken)
+            return total + rows.T @ image[1].reshape(pixels, -1), None
+
+        total = lax.scan(add, jnp.zeros((taken, dy.shape[3]), x.dtype), (x, dy))[0]
+        return total.reshape(*kernel, x.shape[3], dy.shape[3])
     # Channels play the batch and images the features. A stride leaves rows at the far edge that no tap reached.
     reach = [(d - 1) * s + k for d, s, k in zip(dy.shape[1:3], strides, kernel, strict=True)]
     high = [r - i - p[0] for r, i, p in zip(reach, image, pads, strict=True)]
