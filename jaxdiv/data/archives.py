@@ -107,6 +107,8 @@ def _open(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(512) != bytes(512):
             raise tarfile.ReadError("its end is missing")
+        while tar.fileobj.read(2**20):  # to the end of a compressed one, where its own check lies
+            pass
 
 
 def _check_path(path: Path, name: str) -> None:
