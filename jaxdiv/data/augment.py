@@ -42,24 +42,31 @@ class Draw(NamedTuple):
     factors: Float[Array, "3"]
 
 
-def draw(key: PRNGKeyArray, kind: Augmentation, pixels: int) -> Draw:
-    """The random numbers of one image of `pixels` x `pixels`; `kind` may hold traced values."""
-    for_area, for_ratio, for_place, for_shift, for_flip, for_order, for_factors = jax.random.split(key, 7)
-    side = jnp.float32(pixels)
-    area = side**2 * jax.random.uniform(for_area, (_ATTEMPTS,), minval=kind.scale, maxval=1.0)
-    ratio = jnp.exp(jax.random.uniform(for_ratio, (_ATTEMPTS,), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
+_NUMBERS = 2 * _ATTEMPTS + 2 + 2 + 1 + 3 + 3
+
+
+def draw(numbers: Float[Array, "numbers"], kind: Augmentation, pixels: int) -> Draw:
+    """What becomes of one image of `pixels` x `pixels`, from uniform `numbers`; `kind` may hold traced values.
+
+    One block of numbers for all images, instead of a key for each: that compiles and runs several times as fast.
+    """
+    areas, ratios, place, move, flip, order, factors = jnp.split(
+        numbers, [_ATTEMPTS, 2 * _ATTEMPTS, 2 * _ATTEMPTS + 2, _NUMBERS - 7, _NUMBERS - 6, _NUMBERS - 3]
+    )
+    between = lambda number, low, high: low + number * (high - low)
+    area = jnp.float32(pixels) ** 2 * between(areas, kind.scale, 1.0)
+    ratio = jnp.exp(between(ratios, jnp.log(3 / 4), jnp.log(4 / 3)))
     sizes = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1)).astype(jnp.int32)
     fits = (sizes <= pixels).all(-1) & jnp.asarray(kind.scale < 1)
     size = jnp.where(fits.any(), sizes[fits.argmax()], pixels)
-    corner = jnp.floor(jax.random.uniform(for_place, (2,)) * (pixels - size + 1)).astype(jnp.int32)
+    corner = jnp.floor(place * (pixels - size + 1)).astype(jnp.int32)
     border = jnp.round(pixels * jnp.float32(kind.padding))
-    shift = jnp.floor(jax.random.uniform(for_shift, (2,)) * (2 * border + 1)) - border
     return Draw(
         box=jnp.concatenate([jnp.minimum(corner, pixels - size), size]),
-        shift=shift.astype(jnp.int32),
-        flip=jax.random.bernoulli(for_flip) & jnp.asarray(kind.flip),
-        order=jax.random.permutation(for_order, 3),
-        factors=jax.random.uniform(for_factors, (3,), minval=1 - kind.jitter, maxval=1 + kind.jitter),
+        shift=(jnp.floor(move * (2 * border + 1)) - border).astype(jnp.int32),
+        flip=(flip[0] < 0.5) & jnp.asarray(kind.flip),
+        order=jnp.argsort(order),
+        factors=between(factors, 1 - kind.jitter, 1 + kind.jitter),
     )
 
 
@@ -111,5 +118,6 @@ def augment_images(
     """Every image with a draw of its own, in 0..1; gray ones as RGB. `kinds` holds an array `[images]` in each field."""
     if images.shape[-1] == 1:
         images = jnp.repeat(images, 3, -1)
-    one = lambda key, kind: draw(key, kind, images.shape[1])
-    return jax.vmap(apply)(images, jax.vmap(one)(jax.random.split(key, len(images)), kinds))
+    numbers = jax.random.uniform(key, (len(images), _NUMBERS))
+    drawn = jax.vmap(lambda of_image, kind: draw(of_image, kind, images.shape[1]))(numbers, kinds)
+    return jax.vmap(apply)(images, drawn)
