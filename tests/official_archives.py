@@ -171,7 +171,11 @@ def omniglot(folder, images):
     """964 characters and 659, on white."""
     written = []
     for part, characters in (("images_background", 964), ("images_evaluation", 659)):
-        files = {f"{part}/Alphabet_{c // 40:02}/character{c % 40:02}/{i:02}.png": c for c in range(characters) for i in range(images)}
+        files = {
+            f"{part}/Alphabet_{c // 40:02}/character{c % 40:02}/{i:02}.png": c
+            for c in range(characters)
+            for i in range(images)
+        }
         drawn = {}
         for c in range(characters):
             pixels = np.full((6, 6), 255, np.uint8)

@@ -85,9 +85,7 @@ def test_records_name_superclasses_and_families(whole):
 def test_stored_bytes_are_those_of_the_archive_and_tfds_alone_reads_them(whole):
     folder = Path(whole["dtd"].records.dataset_info.data_dir)
     assert list(folder.glob("*.array_record-*")) and json.loads((folder / "dataset_info.json").read_text())
-    source = tfds.builder_from_directory(folder).as_data_source(
-        "train", decoders={"image": tfds.decode.SkipDecoding()}
-    )
+    source = tfds.builder_from_directory(folder).as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     record = next(r for r in source if r["file"].endswith(b"banded_0001.jpg"))
     assert record["image"] == official.encoded("banded") and record["class"] == b"banded"
     # And decoded, as anyone would.
@@ -285,7 +283,9 @@ def test_a_broken_image_is_named(dtd, tmp_path, monkeypatch, data):
     files["dtd/images/banded/1.jpg"] = data
     rehash(monkeypatch, official.write_tar(path, files))
     with pytest.raises(InputError) as error:
-        prepare("dtd", 8, DataSettings(str(path.parent), str(tmp_path / "data"), partial=True, min_images=2), tmp_path / "t")
+        prepare(
+            "dtd", 8, DataSettings(str(path.parent), str(tmp_path / "data"), partial=True, min_images=2), tmp_path / "t"
+        )
     one_line(error, path.name, "dtd/images/banded/1.jpg", "replace or remove it")
     assert not (tmp_path / "t").exists()
 

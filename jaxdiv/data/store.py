@@ -99,9 +99,7 @@ def locked(folder: Path) -> Iterator[None]:
 _THUMBNAIL, _LABEL, _TITLE = 48, 150, 18  # pixels of a sheet
 
 
-def contact_sheet(
-    sections: Sequence[tuple[str, Stored, int, bool]], classes: int = 8, images: int = 12
-) -> Image.Image:
+def contact_sheet(sections: Sequence[tuple[str, Stored, int, bool]], classes: int = 8, images: int = 12) -> Image.Image:
     """A picture to see at a glance that data are right: a row is a class, some classes of each section.
 
     Args:
