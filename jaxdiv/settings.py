@@ -34,12 +34,12 @@ def check(config: ConfigDict) -> None:
     for name in (*config.benchmarks, fixed_test_set(config)):
         benchmarks.components(name)
     split = config.data.split
-    if config.methods and any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks):
-        if not split.file and not split.fractions[-1]:
-            raise InputError(
-                "your own images have no test classes to evaluate on: give some by "
-                "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
-            )
+    own = any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks)
+    if config.methods and own and not split.file and not split.fractions[-1]:
+        raise InputError(
+            "your own images have no test classes to evaluate on: give some by "
+            "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
+        )
     for kind, name, valid in (
         *(("method", method, METHODS) for method in config.methods),
         ("probe", config.probe.name, ARCHITECTURES),

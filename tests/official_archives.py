@@ -56,7 +56,7 @@ def listed(name):
 class Python2Pickler(pickle._Pickler):
     """Writes text and bytes as Python 2 wrote its strings, and names NumPy's modules as it did then."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012 (as the class it replaces has it)
 
     def __init__(self, file):
         super().__init__(file, protocol=2)

@@ -271,7 +271,7 @@ def test_a_missing_manual_file_says_name_size_page_and_folder(tmp_path):
 
 
 def test_an_archive_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(InputError, match="archive_dir is .*nowhere, which is no folder"):
+    with pytest.raises(InputError, match=r"archive_dir is .*nowhere, which is no folder"):
         builders.prepare("dtd", tmp_path / "nowhere", tmp_path / "data")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdiv.errors import InputError
 
-# The largest member of any data set here is Mini-ImageNet's pickle of 813 MB, the largest archive FGVC-Aircraft's 2.8 GB.
+# Of the data sets here, Mini-ImageNet has the largest member, a pickle of 813 MB, FGVC-Aircraft the largest archive.
 _MEMBER_BYTES = 2**30
 _TOTAL_BYTES = 2**34
 # RuntimeError: a zip that is encrypted, or compressed in a way that Python does not know.

@@ -1,8 +1,9 @@
 """The study's train augmentation: pure, keyed, on the device, one image at a time under `vmap`.
 
-As torchvision's `RandomResizedCrop`, `RandomCrop` with padding, `ColorJitter` and `RandomHorizontalFlip` in this order, on
-pixels of 0..1. The three geometric ones become one bilinear resampling: a crop is never larger than its image, so that
-PIL's antialiasing has no part in it.
+As torchvision's `RandomResizedCrop`, `RandomCrop` with padding, `ColorJitter` and `RandomHorizontalFlip` in this order,
+on pixels of 0..1. The three geometric ones become one bilinear resampling: a crop is never larger than its image, so
+that PIL's antialiasing has no part in it. The study's code crops the original file, this the table's image of it, which
+is already at the size that the network sees: the same boxes, with less detail in the small ones.
 """
 
 from typing import NamedTuple
@@ -91,7 +92,7 @@ def resample(image: UInt8[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]
 
 
 def _neighbours(start, size, shift, flip, side):
-    """Of each output pixel along one axis: its two input pixels [2, side], the second's weight, whether it is inside."""
+    """Of each output pixel along an axis: its two input pixels [2, side], the second's weight, whether it is inside."""
     at = jnp.arange(side)
     at = jnp.where(flip, at[::-1], at) + shift
     source = jnp.clip((at + 0.5) * (size / side) - 0.5, 0, size - 1) + start
@@ -106,7 +107,7 @@ def adjust(image: Float[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
     for step in range(3):
         kind = drawn.order[step]
         factor = drawn.factors[kind]
-        gray = sum(weight * channel for weight, channel in zip(_LUMA, channels, strict=True))
+        gray = _LUMA[0] * channels[0] + _LUMA[1] * channels[1] + _LUMA[2] * channels[2]
         target = jnp.where(kind == 2, gray, jnp.where(kind == 1, gray.mean(), 0.0))
         channels = [jnp.clip(factor * channel + (1 - factor) * target, 0, 1) for channel in channels]
     return jnp.stack(channels, -1)
@@ -115,7 +116,7 @@ def adjust(image: Float[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
 def augment_images(
     key: PRNGKeyArray, images: UInt8[Array, "images h w c"], kinds: Augmentation
 ) -> Float[Array, "images h w 3"]:
-    """Every image with a draw of its own, in 0..1; gray ones as RGB. `kinds` holds an array `[images]` in each field."""
+    """Every image with a draw of its own, in 0..1; gray ones as RGB. `kinds` has an array `[images]` in each field."""
     if images.shape[-1] == 1:
         images = jnp.repeat(images, 3, -1)
     numbers = jax.random.uniform(key, (len(images), _NUMBERS))

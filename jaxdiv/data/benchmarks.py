@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -216,7 +216,7 @@ def table(base: str, stored: Stored, split: str, alone: bool = True) -> ImageTab
     look, facts = _look(base, alone), BASE_SETS.get(base)
     return table_of(
         stored.images[start:end],
-        stored.count[chosen],
+        stored.count[chosen].tolist(),
         [stored.names[i] for i in chosen],
         look.mean,
         look.std,
@@ -260,7 +260,7 @@ def load_benchmark(
             stored.append(store.read_table(into))
         made = join(name, stored, split)
         # What stays on the host is read into memory, since its file is not kept.
-        return made.replace(images=np.array(made.images)) if made.on_host else made
+        return replace(made, images=np.array(made.images)) if made.on_host else made
 
 
 def sheet(name: str, stored: Sequence[Stored]):
@@ -373,8 +373,8 @@ def _split_by_order(facts, listed, where):
 
 
 def _split_by_name(facts, listed, where):
-    """Classes by the split's list of names, in its order: what each is called, its split, and which are missing. Oxford's
-    flowers have numbers, which begin Meta-Dataset's names for them (`007.moon orchid`)."""
+    """Classes by the split's list of names, in its order: what each is called, its split, and which are missing.
+    Oxford's flowers have numbers, which begin Meta-Dataset's names for them (`007.moon orchid`)."""
     of_list: dict[str, list[str]] = {}
     for label, name in listed.items():
         of_list.setdefault(name, []).append(label)

@@ -13,7 +13,7 @@ import io
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -398,7 +398,7 @@ class Jaxdiv(tfds.core.GeneratorBasedBuilder):
 class Records(NamedTuple):
     """A prepared set: its records, and what it was made from (`file`, `sha256`, `size` of each archive)."""
 
-    records: Sequence[dict[str, Any]]
+    records: Any  # TFDS's sequence of records, with `__getitems__` for many at once
     archives: list[dict[str, Any]]
 
 

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,18 +83,18 @@ def table_of(
     augmentation: Augmentation | None = None,
 ) -> ImageTable:
     """One data set's table from all its images, `count` of each class in turn; a memory map stays one."""
-    count = np.asarray(count, np.int32)
+    counts = np.asarray(count, np.int32)
     return ImageTable(
         images=images,
-        first=np.cumsum(count, dtype=np.int32) - count,
-        count=count,
-        dataset=np.zeros(len(count), np.int32),
+        first=np.cumsum(counts, dtype=np.int32) - counts,
+        count=counts,
+        dataset=np.zeros(len(counts), np.int32),
         mean=np.asarray([mean], np.float32),
         std=np.asarray([std], np.float32),
         rotates=(rotates,),
         augmentation=(augmentation or Augmentation(),),
         classes=tuple(classes),
-        largest=int(count.max()),
+        largest=int(counts.max()),
     )
 
 
@@ -133,7 +134,7 @@ def place(table: ImageTable, limit: int | None = None) -> ImageTable:
         device = jax.devices()[0].memory_stats() or {}
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
         limit = device.get("bytes_limit", machine) // 2
-    return table.replace(on_host=True) if table.images.nbytes > limit else jax.device_put(table)
+    return replace(table, on_host=True) if table.images.nbytes > limit else jax.device_put(table)
 
 
 def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: int) -> None:
@@ -166,7 +167,7 @@ def sample_tasks(
     size = (ways, shots, queries, tasks)
     if not table.on_host:
         return _sample_tasks(key, table, *size, augment)
-    index = table.replace(images=None)
+    index = replace(table, images=None)
     rows = _draw_tasks(key, index, *size)
     return _finish_tasks(key, index, table.images[np.asarray(rows)], *size, augment)
 
@@ -175,7 +176,7 @@ def sample_batch(key: Array, table: ImageTable, size: int, augment: bool = False
     """`size` images drawn uniformly with replacement over all classes, and each one's class: supervised training."""
     if not table.on_host:
         return _sample_batch(key, table, size, augment)
-    index = table.replace(images=None)
+    index = replace(table, images=None)
     rows = _draw_batch(key, len(table.images), size)
     return _finish_batch(key, index, table.images[np.asarray(rows)], rows, augment)
 
@@ -266,8 +267,8 @@ def _scaled(key, table, pixels, datasets, augment):
     """Pixels [images, h, w, c] in 0..1, augmented as each one's data set is."""
     if not augment or set(table.augmentation) == {Augmentation()}:
         return pixels.astype(jnp.float32) / 255
-    kinds = Augmentation(*(jnp.asarray(values)[datasets] for values in zip(*table.augmentation, strict=True)))
-    return augment_images(key, pixels, kinds)
+    kinds = [jnp.asarray(values)[datasets] for values in zip(*table.augmentation, strict=True)]
+    return augment_images(key, pixels, Augmentation(*kinds))  # type: ignore[arg-type]
 
 
 def _normalise(table, scaled, datasets):

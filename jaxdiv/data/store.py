@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -21,7 +21,8 @@ except ImportError:  # Windows: one process at a time is the user's care there
     fcntl = None  # type: ignore[assignment]
 
 
-class Stored(NamedTuple):
+@dataclass(frozen=True)
+class Stored:
     """A table of one data set. `images` is memory-mapped; `split` is 0, 1, 2 for train, val, test."""
 
     images: UInt8[np.ndarray, "n h w c"]
