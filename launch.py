@@ -38,6 +38,13 @@ STAGES = flags.DEFINE_list(
     "prepare,diversity,train,evaluate,correlate,report",
     "Which links of the chain to run, a comma between them.",
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of the first of the processes that train together; `auto` on a TPU pod or SLURM.",
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are, with --coordinator=HOST:PORT.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator=HOST:PORT.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the units of work and what each would do; write nothing.")
 
 
@@ -48,6 +55,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A second start then skips most of the compilation.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "jaxdiv" / "compiled"))
+    import jax
     from rich.console import Console
 
     from jaxdiv import study
@@ -59,6 +67,12 @@ def main(argv: list[str]) -> int:
         config.keys()  # ml_collections raises what was wrong with the file at the first access
     except OSError as error:
         return fail(f"the configuration file cannot be loaded: {error}")
+    if COORDINATOR.value:
+        found = COORDINATOR.value == "auto"
+        try:
+            jax.distributed.initialize(None if found else COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+        except (ValueError, RuntimeError) as error:
+            return fail(f"--coordinator={COORDINATOR.value}: {str(error).splitlines()[0]}")
     action = study.dry_run if DRY_RUN.value else study.run
     try:
         return action(config, Path(WORKDIR.value), STAGES.value, Console()) or 0

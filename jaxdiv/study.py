@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -45,14 +46,22 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     stages = check_stages(stages)
     maker = _Maker(config, workdir)
     units = maker.plan()
-    claim(workdir, config)
+    leads = jax.process_index() == 0
+    if not leads:
+        console = Console(quiet=True)
+    if leads:
+        claim(workdir, config)
+    _all_here("claim")
     todo = [unit for unit in units if unit.stage in stages and not unit.done]
+    _all_here("todo")
     console.print(f"{workdir}: {len(units)} units, {len(todo)} to run", highlight=False)
     failures: list[dict[str, str]] = []
     with Watch(console, todo) as watch:
         for unit in todo:
             if reason := _attempt(unit, watch, failures):
                 failures.append({"unit": unit.name, "reason": reason})
+    if not leads:
+        return 1 if failures else 0
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
     if "prepare" in stages and not failures:
@@ -80,11 +89,34 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
         for need in unit.inputs:
             _needed(need, unit.name)
         try:
-            unit.execute(progress)
+            # Hosts of one job train together; what does not need them all is the first one's.
+            if unit.stage == "train" or jax.process_index() == 0:
+                unit.execute(progress)
         except train.Diverged as error:
             reason = str(error)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise InputError(f"{unit.name}: {_out_of_memory(unit.stage)}") from None
+        _all_here(unit.name)
     watch.end(unit, f"failed: {reason}" if reason else "done")
     return reason
+
+
+def _all_here(where: str) -> None:
+    """Wait for the other hosts of this job, if there are any."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def _out_of_memory(stage: str) -> str:
+    if stage == "train":
+        lower = "--config.maml.meta_batch or --config.pt.batch, or set --config.maml.remat=true"
+    elif stage == "diversity":
+        lower = "--config.probe.pixels"
+    else:
+        lower = "--config.learner.pixels or --config.learner.width"
+    return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command goes on from here"
 
 
 def _needed(unit: Unit, by: str) -> Unit:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxdiv.errors import InputError
@@ -99,10 +99,7 @@ def train(
     for_init, for_steps = jax.random.split(key)
     optimizer, update = _update(learner, settings, mesh)
     params, carried = jax.jit(learner.init)(for_init)
-    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    state = {"params": params, "carried": carried, "optimizer": optimizer.init(params)}
-    if whole is not None:
-        state = _placed(state, whole)
+    state = place({"params": params, "carried": carried, "optimizer": optimizer.init(params)}, mesh)
     run = _Run({**_of_settings(settings), **(identity or {}), "key": jax.random.key_data(key).tolist()})
     start = time.monotonic()
     with _manager(folder, run) as manager, _sigterm() as terminated, _Log(folder, run, manager, progress) as log:
@@ -114,8 +111,7 @@ def train(
         while not (ended := run.ended(step, settings)):
             step += 1
             for_batch, for_loss = jax.random.split(jax.random.fold_in(for_steps, step))
-            batch = _spread(sample(for_batch), mesh)
-            state, metrics = update(state, batch, for_loss)
+            state, metrics = update(state, place(sample(for_batch), mesh, spread=True), for_loss)
             log.add(step, metrics)
             stopping, run.seconds = _agreed(terminated.is_set(), before + time.monotonic() - start)
             validating = bool(validate and settings.validate_every) and step % settings.validate_every == 0
@@ -140,8 +136,7 @@ def load_params(folder: Path, learner: Learner) -> tuple[PyTree, PyTree]:
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     like = dict(zip(("params", "carried"), shapes, strict=True))
-    run = _Run({})
-    with _manager(folder, run) as manager:
+    with _manager(folder, _Run({}), alone=True) as manager:
         latest = manager.latest_step()
         record = manager.restore(latest, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
         step = record["best_step"] or latest
@@ -170,7 +165,10 @@ def make_mesh(batch: int) -> Mesh | None:
             f"a batch of {batch} cannot be spread evenly over {len(devices)} devices of {jax.process_count()} hosts: "
             f"make --config.maml.meta_batch and --config.pt.batch multiples of {len(devices)}"
         )
-    return jax.make_mesh((count,), ("tasks",), devices=devices[:count]) if count > 1 else None
+    if count == 1:
+        return None
+    # Auto: XLA finds the sharding of what lies between the batch and the parameters.
+    return jax.make_mesh((count,), ("tasks",), (AxisType.Auto,), devices=devices[:count])
 
 
 class _Run:
@@ -346,9 +344,16 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: PyTree, run: _Run
     return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
 
-def _manager(folder: Path, run: _Run) -> ocp.CheckpointManager:
+def _manager(folder: Path, run: _Run, alone: bool = False) -> ocp.CheckpointManager:
+    """Orbax's manager of a run's checkpoints, which all hosts use together, or one `alone`."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(preservation_policy=run)
+    me = jax.process_index()
+    hosts = ocp.options.MultiprocessingOptions(
+        primary_host=me if alone else 0,
+        active_processes={me} if alone else None,
+        barrier_sync_key_prefix="alone" if alone else None,
+    )
+    options = ocp.CheckpointManagerOptions(preservation_policy=run, multiprocessing_options=hosts, create=not alone)
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 
 
@@ -376,17 +381,15 @@ def _agreed(stop: bool, seconds: float) -> tuple[bool, float]:
     return bool(found[:, 0].any()), float(found[:, 1].max())
 
 
-def _spread(batch: PyTree, mesh: Mesh | None) -> PyTree:
-    return batch if mesh is None else _placed(batch, NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
-
-
-def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+def place(tree: PyTree, mesh: Mesh | None, spread: bool = False) -> PyTree:
+    """Arrays that every host has whole, on the mesh's devices: a copy on each, or the first axis `spread` over them."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]) if spread else PartitionSpec())
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
-    whole = jax.device_get(tree)  # every host has all of it, and gives its devices their parts
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index]), whole
-    )
+    part = lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+    return jax.tree.map(part, jax.device_get(tree))
 
 
 def _on_host(tree: PyTree) -> PyTree:

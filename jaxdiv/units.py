@@ -80,6 +80,8 @@ class Unit:
         """Run and save the result."""
         start = time.monotonic()
         values, arrays = self.run(self, report)
+        if jax.process_index() != 0:
+            return  # of the hosts that ran it together, the first writes
         self.folder.mkdir(parents=True, exist_ok=True)
         if arrays:
             with replacing(self.folder / "arrays.npz") as temporary, temporary.open("wb") as file:
