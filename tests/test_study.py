@@ -240,7 +240,7 @@ def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
     manifest = json.loads((tmp_path / "w/data/manifest.json").read_text())
     assert manifest["benchmarks"]["images"]["test"] == {"classes": 3, "images": 18}
     assert Image.open(tmp_path / "w/data/images.png").height > 12 * 48
-    with pytest.raises(InputError, match="no test classes.*--config.data.split.fractions"):
+    with pytest.raises(InputError, match=r"no test classes.*--config.data.split.fractions"):
         study.run(
             tiny(**fields | {"data.split.fractions": (1.0, 0.0, 0.0)}), tmp_path / "w", stages, Console(quiet=True)
         )
