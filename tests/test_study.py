@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from configs import default
@@ -253,11 +254,36 @@ def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
 
 
 def test_a_missing_and_a_truncated_archive_are_named(cache, tmp_path):
-    config = {**TINY, "benchmarks": "('omniglot',)", "data.archive_dir": str(tmp_path)}
+    config = {**TINY, "benchmarks": "('mini_imagenet',)", "data.archive_dir": str(tmp_path)}
+    config["data.dir"] = str(tmp_path / "data")
     done = launch(cache, tmp_path / "w", config=config)
-    check_one_line(done, "omniglot_png.zip is missing", "--config.data.archive_dir")
-    (tmp_path / "omniglot_png.zip").write_bytes(b"PK\x03\x04 and no more")
-    check_one_line(launch(cache, tmp_path / "w", config=config), "omniglot_png.zip", "truncated")
+    check_one_line(done, "mini-imagenet.tar.gz is missing", f"into {tmp_path}")
+    (tmp_path / "mini-imagenet.tar.gz").write_bytes(b"PK\x03\x04 and no more")
+    check_one_line(launch(cache, tmp_path / "w", config=config), "mini-imagenet.tar.gz", "truncated")
+
+
+def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        (tmp_path / "photos" / f"class {number}").mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, 3) + rng.integers(0, 20, (9, 9, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"photos/class {number}/{i}.png")
+    fields = {"benchmarks": ("images",), "images": str(tmp_path / "photos"), "methods": ("pt",), "task.ways": 3}
+    fields |= {"data.split.fractions": (0.5, 0.25, 0.25), "data.augment.training": True}
+    stages = ("prepare", "train", "evaluate")
+    assert study.run(tiny(**fields), tmp_path / "w", stages, Console(quiet=True)) == 0
+    trained = json.loads((tmp_path / "w/units/train/images/pt/seed0/result.json").read_text())
+    assert trained["result"]["train_classes"] == 6 and trained["settings"]["augment"] is True
+    tested = json.loads((tmp_path / "w/units/evaluate/images/pt/seed0/own/result.json").read_text())
+    assert 0 <= tested["result"]["accuracy"] <= 1
+    manifest = json.loads((tmp_path / "w/data/manifest.json").read_text())
+    assert manifest["benchmarks"]["images"]["test"] == {"classes": 3, "images": 18}
+    assert Image.open(tmp_path / "w/data/images.png").height > 12 * 48
+    with pytest.raises(InputError, match=r"no test classes.*--config.data.split.fractions"):
+        study.run(
+            tiny(**fields | {"data.split.fractions": (1.0, 0.0, 0.0)}), tmp_path / "w", stages, Console(quiet=True)
+        )
 
 
 def test_help_shows_the_flags_to_a_newcomer(cache, tmp_path):
