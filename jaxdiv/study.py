@@ -24,6 +24,7 @@ from rich.console import Console
 
 from jaxdiv import evaluate, maml, pretrain, report, survey, task2vec, train
 from jaxdiv.correlate import correlations
+from jaxdiv.curves import Curve, read_curve, write_curves
 from jaxdiv.data import benchmarks, store, synthetic
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks
 from jaxdiv.data.folder import fingerprint
@@ -422,6 +423,15 @@ class _Maker:
         for path in drawn:
             console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
 
+    def _curves(self) -> list[Curve]:
+        """How training went, of what is trained."""
+        config = self.config
+        trained = [
+            (name, method, self.training(name, method, seed))
+            for name, method, seed in product(config.benchmarks, config.methods, config.seeds)
+        ]
+        return [read_curve(name, method, unit.scratch / "metrics.jsonl") for name, method, unit in trained if unit.done]
+
     def correlation(self, units: Iterable[Unit]) -> Unit:
         """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
         done = [unit for unit in units if unit.stage in ("diversity", "evaluate") and unit.done]
@@ -453,6 +463,7 @@ class _Maker:
                 # As the user named it: the union of all data sets spelt out would fill a figure's title.
                 config.evaluation.fixed_test_set,
             )
+            write_curves(folder, self._curves())
             return {"folder": str(folder)}, {}
 
         return self.unit("report", {"failures": failures}, run, [correlated])
