@@ -24,7 +24,7 @@ class Curve(NamedTuple):
 
 def read_curve(benchmark: str, method: str, metrics: Path) -> Curve:
     """The validations in a run's `metrics.jsonl`; empty where it was not validated."""
-    lines = map(json.loads, metrics.read_text().splitlines()) if metrics.exists() else iter(())
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     found = [(line["step"], line["validation"]["accuracy"]) for line in lines if "validation" in line]
     return Curve(benchmark, method, [step for step, _ in found], [share for _, share in found])
 
