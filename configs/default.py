@@ -28,9 +28,19 @@ def get_config() -> ConfigDict:
             "seeds": (0,),  # training runs of each benchmark and method
             "task": {"ways": 5, "shots": 5, "queries": 15},
             "data": {
-                "archive_dir": "",  # where the archives of real data sets lie
+                "archive_dir": "",  # where the archives of real data sets lie; what is not there is downloaded
+                "dir": "",  # where prepared data sets and downloads are kept; empty: in ~/.cache/jaxdiv
+                "download": True,  # whether archives may be downloaded
                 "partial": False,  # leave out classes that are absent or too small, instead of refusing
                 "skip_broken": False,  # leave out images of `images` that cannot be decoded, instead of refusing
+                "split": {  # of the classes of `images`
+                    "fractions": (0.64, 0.16, 0.2),  # for train, val, test, drawn
+                    "seed": 0,  # by this seed
+                    "file": "",  # or as a file tells: a line `train CLASS`, `val CLASS` or `test CLASS` for each
+                },
+                # The study's train augmentation of each data set (generated ones have none), in the tasks that
+                # diversity is measured on, which is the reference's protocol, and in training.
+                "augment": {"diversity": False, "training": False},
                 "classes": (32, 8, 16),  # train, val, test classes of a generated benchmark
                 "images": 20,  # and its images per class
             },

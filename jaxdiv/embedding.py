@@ -27,6 +27,7 @@ def embed_benchmark(
     head: str = "converged",
     key: PRNGKeyArray | None = None,
     again: bool = False,
+    augment: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Float[np.ndarray, "tasks filters"]:
     """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
@@ -34,6 +35,7 @@ def embed_benchmark(
     Args:
         key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
         again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
+        augment: with the train augmentation of the benchmark's data sets, as the reference measures.
         progress: called with the number of tasks done.
 
     Only as many tasks are in memory as there are devices. Raises InputError as `embed`, and where the benchmark has
@@ -45,7 +47,7 @@ def embed_benchmark(
     devices = jax.local_device_count()
     for start in range(0, tasks, devices):
         halves = [jax.random.split(key) for key in keys[start : start + devices]]
-        drawn = [sample_tasks(for_task, table, ways, shots, queries) for for_task, _ in halves]
+        drawn = [sample_tasks(for_task, table, ways, shots, queries, augment=augment) for for_task, _ in halves]
         images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in drawn]
         labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in drawn]
         for_fisher = [jax.random.fold_in(key, 1) if again else key for _, key in halves]

@@ -26,15 +26,20 @@ METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; Non
 }
 ADAPTS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",)}  # what the inner loop changes
 TEST_SETS = ("own", "fixed")
-_NOT_IDENTITY = ("data.archive_dir",)  # where the data lie does not change what they are
+_NOT_IDENTITY = ("data.archive_dir", "data.dir", "data.download")  # where the data lie does not change what they are
 
 
 def check(config: ConfigDict) -> None:
     """Raise InputError, with the nearest valid name, for a name or number in `config` that cannot be used."""
     for name in (*config.benchmarks, fixed_test_set(config)):
         benchmarks.components(name)
-    if config.methods and any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks):
-        raise InputError("your own images have no test classes to evaluate on yet: measure them with configs/folder.py")
+    split = config.data.split
+    own = any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks)
+    if config.methods and own and not split.file and not split.fractions[-1]:
+        raise InputError(
+            "your own images have no test classes to evaluate on: give some by "
+            "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
+        )
     for kind, name, valid in (
         *(("method", method, METHODS) for method in config.methods),
         ("probe", config.probe.name, ARCHITECTURES),

@@ -4,6 +4,8 @@ prepare -> diversity -----------------------> correlate -> report
         -> train -> evaluate (own, fixed) --^
 """
 
+import json
+import shutil
 import time
 import zlib
 from collections.abc import Iterable
@@ -22,8 +24,9 @@ from rich.console import Console
 
 from jaxdiv import evaluate, maml, pretrain, report, survey, task2vec, train
 from jaxdiv.correlate import correlations
-from jaxdiv.data import benchmarks, synthetic
-from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks, union
+from jaxdiv.curves import Curve, read_curve, write_curves
+from jaxdiv.data import benchmarks, store, synthetic
+from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks
 from jaxdiv.data.folder import fingerprint
 from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distances
 from jaxdiv.embedding import embed_benchmark
@@ -33,7 +36,7 @@ from jaxdiv.nets.network import Network, make_network
 from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
 from jaxdiv.progress import Watch
 from jaxdiv.settings import ADAPTS, METHODS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
-from jaxdiv.units import Report, Result, Unit, provenance
+from jaxdiv.units import Report, Result, Unit, provenance, replacing
 
 
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
@@ -62,6 +65,8 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
         return 1 if failures else 0
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
+    if "prepare" in stages and not failures:
+        maker.show_data(units, console)
     if not config.methods:
         if "report" in stages:
             maker.survey(units, console)
@@ -91,7 +96,7 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
         except train.Diverged as error:
             reason = str(error)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):
                 raise
             raise InputError(f"{unit.name}: {_out_of_memory(unit.stage)}") from None
         _all_here(unit.name)
@@ -162,9 +167,14 @@ class _Maker:
         self.task = dict(config.task)
         self.data = benchmarks.DataSettings(
             archive_dir=config.data.archive_dir,
+            dir=config.data.dir,
+            download=config.data.download,
             partial=config.data.partial,
             min_images=config.task.shots + config.task.queries,
             own=config.images,
+            fractions=tuple(config.data.split.fractions),
+            split_seed=config.data.split.seed,
+            split_file=config.data.split.file,
             skip_broken=config.data.skip_broken,
             classes=tuple(config.data.classes),
             images=config.data.images,
@@ -195,24 +205,55 @@ class _Maker:
         elif base == benchmarks.OWN:
             settings = {"own": self.data.own, "partial": self.data.partial, "min_images": self.data.min_images}
             settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(self.data.own))}
+            settings |= {"fractions": self.data.fractions, "split_seed": self.data.split_seed}
+            if self.data.split_file:
+                settings["split_file"] = fingerprint(Path(self.data.split_file))
         else:
             settings = {"classes": self.data.classes, "images": self.data.images, "seed": self.data.seed}
 
         def run(unit: Unit, progress: Report) -> Result:
-            arrays, facts = benchmarks.prepare(base, pixels, self.data, lambda share: progress(share, ""))
-            return facts, arrays
+            facts = benchmarks.prepare(base, pixels, self.data, unit.scratch, progress)
+            for other in unit.folder.iterdir():  # the table of settings that are no more
+                if other.is_dir() and other != unit.scratch:
+                    shutil.rmtree(other)
+            return facts, {}
 
         cost = 0.5 if synthetic.spread(base) is not None else 20.0
         return self.unit(f"prepare/{base}/{pixels}px", {"pixels": pixels, **settings}, run, cost=cost)
 
     def table(self, benchmark: str, pixels: int, split: str) -> ImageTable:
-        folders = (unit.folder for unit in self.prepared(benchmark, pixels))
-        table = _table(tuple(zip(benchmarks.components(benchmark), folders, strict=True)), split)
+        table = _table(benchmark, tuple(unit.scratch for unit in self.prepared(benchmark, pixels)), split)
         check_tasks(f"{benchmark} ({split} split)", table, **self.task)
         return table
 
+    def show_data(self, units: Iterable[Unit], console: Console) -> None:
+        """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
+        folder = self.workdir / "data"
+        tables = {unit.name.removeprefix("prepare/"): unit.result for unit in units if unit.stage == "prepare"}
+        manifest: dict[str, Any] = {"tables": tables, "benchmarks": {}}
+        pixels = max([self.config.probe.pixels, *([self.config.learner.pixels] if self.config.methods else [])])
+        for name in self.config.benchmarks:
+            parts = [unit.result for unit in self.prepared(name, pixels)]
+            of_split = lambda split, parts=parts: {
+                what: sum(part[split][what] for part in parts) for what in ("classes", "images")
+            }
+            whole = {"components": benchmarks.components(name), "pixels": pixels}
+            manifest["benchmarks"][name] = whole | {split: of_split(split) for split in benchmarks.SPLITS}
+        text = json.dumps(manifest, indent=1)
+        file = folder / "manifest.json"
+        if file.exists() and file.read_text() == text:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in self.config.benchmarks:
+            stored = [store.read_table(unit.scratch) for unit in self.prepared(name, pixels)]
+            with replacing(folder / f"{name}.png") as temporary:
+                benchmarks.sheet(name, stored).save(temporary, "PNG")
+        with replacing(file) as temporary:
+            temporary.write_text(text)
+        console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
+
     def diversity(self, benchmark: str) -> Unit:
-        probe = self.config.probe
+        probe, augment = self.config.probe, self.config.data.augment.diversity
 
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, probe.pixels, "train")
@@ -232,6 +273,7 @@ class _Maker:
                     **self.task,
                     estimator=probe.estimator,
                     head=probe.head,
+                    augment=augment,
                     key=keys[:tasks],
                     again=before > 0,
                     progress=lambda done: progress((before + done) / (probe.tasks + floor), f"task {done} of {tasks}"),
@@ -256,7 +298,7 @@ class _Maker:
             }
             return row, {"embeddings": stacked}
 
-        settings = {"probe": dict(probe), "task": self.task, "seed": self.config.seed}
+        settings = {"probe": dict(probe), "task": self.task, "seed": self.config.seed, "augment": augment}
         inputs = self.prepared(benchmark, probe.pixels)
         cost = probe.tasks * (0.25 if probe.name == "resnet10_narrow" else 8.0)
         return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost)
@@ -271,6 +313,7 @@ class _Maker:
         if not training["validate_every"]:
             training.pop("patience")
         settings = {**mine, **training, "learner": dict(config.learner), "task": self.task, "seed": [config.seed, seed]}
+        augment = settings["augment"] = config.data.augment.training
         if training["validate_every"]:
             settings["validation_tasks"] = tasks
 
@@ -283,8 +326,8 @@ class _Maker:
 
             def sample(key: jax.Array) -> Any:
                 if supervised:
-                    return sample_batch(key, table, batch)
-                return sample_tasks(key, table, **self.task, tasks=batch)
+                    return sample_batch(key, table, batch, augment)
+                return sample_tasks(key, table, **self.task, tasks=batch, augment=augment)
 
             def validate(params: Any, carried: Any) -> dict[str, float]:
                 held_out = self.table(benchmark, config.learner.pixels, "val")
@@ -380,6 +423,15 @@ class _Maker:
         for path in drawn:
             console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
 
+    def _curves(self) -> list[Curve]:
+        """How training went, of what is trained."""
+        config = self.config
+        trained = [
+            (name, method, self.training(name, method, seed))
+            for name, method, seed in product(config.benchmarks, config.methods, config.seeds)
+        ]
+        return [read_curve(name, method, unit.scratch / "metrics.jsonl") for name, method, unit in trained if unit.done]
+
     def correlation(self, units: Iterable[Unit]) -> Unit:
         """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
         done = [unit for unit in units if unit.stage in ("diversity", "evaluate") and unit.done]
@@ -411,6 +463,7 @@ class _Maker:
                 # As the user named it: the union of all data sets spelt out would fill a figure's title.
                 config.evaluation.fixed_test_set,
             )
+            write_curves(folder, self._curves())
             return {"folder": str(folder)}, {}
 
         return self.unit("report", {"failures": failures}, run, [correlated])
@@ -474,10 +527,6 @@ def _probe(name: str, weights: Path | None, seed: int):
 
 
 @lru_cache(maxsize=2)
-def _table(prepared: tuple[tuple[str, Path], ...], split: str) -> ImageTable:
+def _table(benchmark: str, folders: tuple[Path, ...], split: str) -> ImageTable:
     """A benchmark's split on the device; the last two stay, since all methods of a benchmark run in a row."""
-    tables = []
-    for base, folder in prepared:
-        with np.load(folder / "arrays.npz") as arrays:
-            tables.append(benchmarks.table(base, dict(arrays), split))
-    return jax.device_put(tables[0] if len(tables) == 1 else union(tables))
+    return benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split)

@@ -24,6 +24,7 @@ from jaxdiv import logistic
 from jaxdiv import reference as aws
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.logistic import Head
+from jaxdiv.nets.conv import kernel_grad
 from jaxdiv.nets.resnet import PERTURBATIONS, TAPS, Layer, Probe, at, feature_count, layers
 
 # probabilities [images, ways], key -> score vectors [images, columns, ways]
@@ -242,7 +243,8 @@ def _kernel_squares(
     """Per filter, the squared norm of the kernel's gradient Xᵀd, summed over images and columns.
 
     Either the gradient of each image is formed, or ‖Xᵀd‖² = dᵀ(XXᵀ)d with a Gram matrix that all columns share,
-    whichever takes fewer operations: the latter where maps are small.
+    whichever takes fewer operations: the latter where maps are small. On a CPU the former goes image by image,
+    up to four times faster than a batched product, whose patches leave the caches.
     """
     columns, images, ho, wo, filters = d.shape
     pixels, taps = ho * wo, layer.kernel**2
@@ -251,17 +253,40 @@ def _kernel_squares(
     # Measured: adding up a shifted matrix costs about eight multiply-adds of a matrix product per element.
     by_gram = pixels**2 * (layer.inputs + 8 * taps if shared else layer.inputs * taps)
     by_gram += pixels**2 * filters * columns
-    rows = d.transpose(1, 2, 3, 0, 4).reshape(images, pixels, columns * filters)
     if by_gradient <= by_gram:
-        patches = _windows(x, layer, ho, wo).reshape(images, pixels, taps * layer.inputs)
-        squares = jnp.einsum("npi,npo->nio", patches, rows) ** 2
-        return squares.sum((0, 1)).reshape(columns, filters).sum(0)
+        return lax.platform_dependent(x, d, cpu=partial(_by_loop, layer), default=partial(_by_patches, layer))
+    rows = _as_rows(d)
     if shared:
         matrix = _shifted_gram(x, layer)
     else:
         patches = _windows(x, layer, ho, wo).reshape(images, pixels, taps * layer.inputs)
         matrix = jnp.einsum("npi,nqi->npq", patches, patches)
     return (jnp.einsum("npq,nqo->npo", matrix, rows) * rows).sum((0, 1)).reshape(columns, filters).sum(0)
+
+
+def _by_patches(layer: Layer, x: Array, d: Array) -> Array:
+    patches = _windows(x, layer, *d.shape[2:4]).reshape(x.shape[0], -1, layer.kernel**2 * layer.inputs)
+    squares = jnp.einsum("npi,npo->nio", patches, _as_rows(d)) ** 2
+    return squares.sum((0, 1)).reshape(d.shape[0], -1).sum(0)
+
+
+def _by_loop(layer: Layer, x: Array, d: Array) -> Array:
+    """Image by image, all columns' filters side by side."""
+    columns, _, ho, wo, filters = d.shape
+
+    def add(total: Array, image: Array) -> tuple[Array, None]:
+        own = lax.dynamic_index_in_dim(d, image, 1, keepdims=False)
+        own = own.transpose(1, 2, 0, 3).reshape(1, ho, wo, columns * filters)
+        gradient = kernel_grad(x[image][None], own, layer.kernel, layer.stride, layer.padding)
+        return total + (gradient**2).sum((0, 1, 2)), None
+
+    total = lax.scan(add, jnp.zeros(columns * filters, d.dtype), jnp.arange(x.shape[0]))[0]
+    return total.reshape(columns, filters).sum(0)
+
+
+def _as_rows(d: Float[Array, "columns images ho wo filters"]) -> Float[Array, "images pixels columns*filters"]:
+    columns, images, ho, wo, filters = d.shape
+    return d.transpose(1, 2, 3, 0, 4).reshape(images, ho * wo, columns * filters)
 
 
 def _shifted_gram(x: Float[Array, "images h w inputs"], layer: Layer) -> Float[Array, "images h*w h*w"]:

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from jaxdiv.data.episodes import prefetch
 from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner
 
@@ -108,10 +109,11 @@ def train(
             state = _restore(manager, step, state, run)
         log.begin(step)
         before = run.seconds
+        keys_of = lambda step: jax.random.split(jax.random.fold_in(for_steps, step))
+        batches = prefetch(sample, (keys_of(later)[0] for later in range(step + 1, settings.steps + 1)))
         while not (ended := run.ended(step, settings)):
             step += 1
-            for_batch, for_loss = jax.random.split(jax.random.fold_in(for_steps, step))
-            state, metrics = update(state, place(sample(for_batch), mesh, spread=True), for_loss)
+            state, metrics = update(state, place(next(batches), mesh, spread=True), keys_of(step)[1])
             log.add(step, metrics)
             stopping, run.seconds = _agreed(terminated.is_set(), before + time.monotonic() - start)
             validating = bool(validate and settings.validate_every) and step % settings.validate_every == 0

@@ -1,11 +1,18 @@
 """Tasks and batches from images that carry their own row number in their pixels."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdiv.data.episodes import check_tasks, make_table, sample_batch, sample_tasks, union
+from jaxdiv.data.augment import Augmentation
+from jaxdiv.data.episodes import check_tasks, make_table, place, prefetch, sample_batch, sample_tasks, union
 from jaxdiv.errors import InputError
 
 WAYS, SHOTS, QUERIES = 4, 2, 3
@@ -43,8 +50,8 @@ def by_label(tasks):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """2000 tasks of a ragged table."""
-    return sample_tasks(jax.random.key(0), numbered(RAGGED), **SIZE, tasks=2000)
+    """10,000 tasks of a ragged table."""
+    return sample_tasks(jax.random.key(0), numbered(RAGGED), **SIZE, tasks=10_000)
 
 
 def assert_uniform(values, kinds):
@@ -59,8 +66,8 @@ def test_support_and_query_share_no_image(drawn):
 
 
 def test_labels_are_balanced_from_0_to_ways_minus_1(drawn):
-    np.testing.assert_array_equal(drawn.support_labels, np.tile(np.repeat(range(WAYS), SHOTS), (2000, 1)))
-    np.testing.assert_array_equal(drawn.query_labels, np.tile(np.repeat(range(WAYS), QUERIES), (2000, 1)))
+    np.testing.assert_array_equal(drawn.support_labels, np.tile(np.repeat(range(WAYS), SHOTS), (10_000, 1)))
+    np.testing.assert_array_equal(drawn.query_labels, np.tile(np.repeat(range(WAYS), QUERIES), (10_000, 1)))
 
 
 def test_a_label_is_one_class_and_the_classes_of_a_task_are_distinct_even_when_ragged(drawn):
@@ -85,7 +92,7 @@ def test_every_image_of_a_class_is_drawn_equally_often_for_support_and_for_query
 
 
 def test_same_key_same_tasks_and_another_key_others(drawn):
-    draw = lambda seed: by_label(sample_tasks(jax.random.key(seed), numbered(RAGGED), **SIZE, tasks=2000))
+    draw = lambda seed: by_label(sample_tasks(jax.random.key(seed), numbered(RAGGED), **SIZE, tasks=10_000))
     np.testing.assert_array_equal(draw(0), by_label(drawn))
     assert (draw(1) != by_label(drawn)).mean() > 0.5
 
@@ -204,3 +211,86 @@ def test_a_class_with_too_few_images_is_an_input_error_that_names_it():
     with pytest.raises(InputError, match=r"'class 0 2' of benchmark 'ragged' has 19 images") as error:
         check_tasks("ragged", table, 5, 5, 15)
     assert "= 20" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_under_vmap_the_tasks_are_the_same_and_as_uniform():
+    table = jax.device_put(numbered(RAGGED))
+    one = lambda key: jax.tree.map(lambda leaf: leaf[0], sample_tasks(key, table, **SIZE))
+    keys = jax.random.split(jax.random.key(4), 2000)
+    tasks = jax.jit(jax.vmap(one))(keys)
+    for i in (0, 7, 1999):
+        found = jax.tree.map(lambda leaf, i=i: leaf[i], tasks)
+        jax.tree.map(np.testing.assert_array_equal, found, one(keys[i]))
+    classes = class_of(by_label(tasks)[..., 0], RAGGED)
+    for label in range(WAYS):
+        assert_uniform(classes[:, label], len(RAGGED))
+
+
+ON_DEVICES = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+sys.path.insert(0, "tests")
+from test_episodes import AUGMENTED, SIZE
+from jaxdiv.data.episodes import sample_tasks
+assert jax.device_count() == 8
+over = NamedSharding(jax.make_mesh((8,), ("tasks",)), PartitionSpec("tasks"))
+draw = jax.jit(lambda key: sample_tasks(key, AUGMENTED, **SIZE, tasks=16, augment=True), out_shardings=over)
+tasks = draw(jax.random.key(9))
+assert len(tasks.support_images.addressable_shards) == 8
+np.savez(sys.argv[1], *map(np.asarray, jax.tree.leaves(tasks)))
+"""
+AUGMENTED = numbered(RAGGED).replace(augmentation=(Augmentation(0.18, 0.5, 0.4, True),))
+
+
+def test_one_key_gives_the_same_tasks_on_1_and_on_8_devices(tmp_path):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ON_DEVICES, str(tmp_path / "eight.npz")]
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parent.parent)
+    mine = jax.tree.leaves(sample_tasks(jax.random.key(9), AUGMENTED, **SIZE, tasks=16, augment=True))
+    with np.load(tmp_path / "eight.npz") as eight:
+        for ours, theirs in zip(mine, eight.values(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.fixture
+def on_host(tmp_path):
+    """A union as a memory map that stays on the host, and the same on the device."""
+    table = union([numbered(RAGGED), numbered([5] * 4, 68, rotates=True)])
+    table = table.replace(augmentation=(Augmentation(0.5, 0.5, 0.4, True), Augmentation()))
+    np.save(tmp_path / "images.npy", table.images)
+    mapped = table.replace(images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    return place(mapped, limit=mapped.images.nbytes - 1), place(mapped, limit=mapped.images.nbytes)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_table_on_the_host_gives_the_tasks_and_batches_of_the_same_on_the_device(on_host, augment):
+    host, device = on_host
+    assert host.on_host and isinstance(host.images, np.memmap)
+    assert not device.on_host and isinstance(device.images, jax.Array)
+    for sample in (
+        lambda table: sample_tasks(jax.random.key(3), table, **SIZE, tasks=20, augment=augment),
+        lambda table: sample_batch(jax.random.key(3), table, 50, augment),
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sample(host), sample(device))
+
+
+def test_by_default_a_small_table_lies_on_the_device():
+    assert not place(numbered(RAGGED)).on_host
+
+
+def test_prefetch_keeps_order_works_ahead_and_passes_errors_on():
+    made = []
+    loader = prefetch(lambda key: made.append(key) or -key, range(10), depth=3)
+    assert next(loader) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1, 2, 3]  # the one given and three ahead, no more
+    assert list(loader) == [-i for i in range(1, 10)] and made == list(range(10))
+
+    def failing(key):
+        raise InputError("the disk is gone")
+
+    with pytest.raises(InputError, match="the disk is gone"):
+        list(prefetch(failing, range(3)))

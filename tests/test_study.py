@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from configs import default
@@ -125,6 +126,25 @@ def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished
     assert tables(tmp_path) == tables(finished)
 
 
+def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cache, tmp_path):
+    slow = {**TINY, "maml.steps": 100_000}
+    process = subprocess.Popen(
+        command(tmp_path, config=slow), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(cache)
+    )
+    unit = tmp_path / "units/train/gauss-0.1/fo_maml_5/seed0"
+    deadline = time.monotonic() + 300
+    while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
+        assert process.poll() is None and time.monotonic() < deadline, "never came to MAML's training"
+        time.sleep(0.01)
+    start = time.monotonic()
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and time.monotonic() - start < 10 and b"Traceback" not in errors
+    (metrics,) = unit.glob("*/metrics.jsonl")
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert (metrics.parent / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
+
+
 def test_a_nan_ends_its_unit_keeps_the_others_and_fails(cache, tmp_path):
     config = {**TINY, "maml.inner_rate": 1e30, "methods": "('fo_maml_5','pt')"}
     done = launch(cache, tmp_path, config=config)
@@ -181,6 +201,12 @@ def tiny(**fields):
         ({"probe.distance": "cosin"}, ["unknown distance 'cosin'", "'cosine'"]),
         ({"probe.weights": "nowhere.safetensors"}, ["nowhere.safetensors"]),
         ({"learner.net": "conv5"}, ["unknown network 'conv5'", "'conv4'"]),
+        ({"learner.batch_norm": "transductiv"}, ["unknown batch-norm policy 'transductiv'", "'transductive'"]),
+        ({"learner.compute": "float16"}, ["unknown compute type 'float16'", "'bfloat16'"]),
+        ({"maml.adapts": "heads"}, ["unknown choice of maml.adapts 'heads'", "'head'"]),
+        ({"training.optimizer": "adm"}, ["unknown optimizer 'adm'", "'adam'"]),
+        ({"training.schedule": "cosin"}, ["unknown schedule 'cosin'", "'cosine'"]),
+        ({"training.patience": 3}, ["--config.training.patience", "--config.training.validate_every"]),
         ({"evaluation.fixed_test_set": "omniglott"}, ["unknown benchmark 'omniglott'", "'omniglot'"]),
         ({"maml.steps": 0}, ["--config.maml.steps is 0", "at least 1"]),
         ({"task.ways": 9}, ["gauss-0.1", "8 classes", "ways=9"]),
@@ -193,6 +219,21 @@ def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    config = tiny(**{"methods": ("fo_maml_5",), "benchmarks": ("gauss-0.1",), "maml.meta_batch": 10**7})
+    with pytest.raises(InputError, match=r"train/gauss-0.1/fo_maml_5/seed0: out of memory .* --config.maml.meta_batch"):
+        study.run(config, tmp_path, ("prepare", "train"), Console(quiet=True))
+
+
+def test_methods_that_differ_in_the_test_alone_share_their_training(tmp_path):
+    fields = {"methods": ("ho_maml_5", "ho_maml_10"), "benchmarks": ("gauss-0.1",), "maml.train_inner_steps": 5}
+    units = {unit.name: unit for unit in study._Maker(tiny(**fields), tmp_path).plan()}
+    trained = "train/gauss-0.1/ho_maml_5/seed0"
+    assert [name for name in units if name.startswith("train/")] == [trained]
+    for method in fields["methods"]:
+        assert units[f"evaluate/gauss-0.1/{method}/seed0/own"].inputs[0].name == trained
 
 
 @pytest.mark.parametrize(
@@ -213,11 +254,36 @@ def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
 
 
 def test_a_missing_and_a_truncated_archive_are_named(cache, tmp_path):
-    config = {**TINY, "benchmarks": "('omniglot',)", "data.archive_dir": str(tmp_path)}
+    config = {**TINY, "benchmarks": "('mini_imagenet',)", "data.archive_dir": str(tmp_path)}
+    config["data.dir"] = str(tmp_path / "data")
     done = launch(cache, tmp_path / "w", config=config)
-    check_one_line(done, "omniglot_png.zip is missing", "--config.data.archive_dir")
-    (tmp_path / "omniglot_png.zip").write_bytes(b"PK\x03\x04 and no more")
-    check_one_line(launch(cache, tmp_path / "w", config=config), "omniglot_png.zip", "truncated")
+    check_one_line(done, "mini-imagenet.tar.gz is missing", f"into {tmp_path}")
+    (tmp_path / "mini-imagenet.tar.gz").write_bytes(b"PK\x03\x04 and no more")
+    check_one_line(launch(cache, tmp_path / "w", config=config), "mini-imagenet.tar.gz", "truncated")
+
+
+def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        (tmp_path / "photos" / f"class {number}").mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, 3) + rng.integers(0, 20, (9, 9, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"photos/class {number}/{i}.png")
+    fields = {"benchmarks": ("images",), "images": str(tmp_path / "photos"), "methods": ("pt",), "task.ways": 3}
+    fields |= {"data.split.fractions": (0.5, 0.25, 0.25), "data.augment.training": True}
+    stages = ("prepare", "train", "evaluate")
+    assert study.run(tiny(**fields), tmp_path / "w", stages, Console(quiet=True)) == 0
+    trained = json.loads((tmp_path / "w/units/train/images/pt/seed0/result.json").read_text())
+    assert trained["result"]["train_classes"] == 6 and trained["settings"]["augment"] is True
+    tested = json.loads((tmp_path / "w/units/evaluate/images/pt/seed0/own/result.json").read_text())
+    assert 0 <= tested["result"]["accuracy"] <= 1
+    manifest = json.loads((tmp_path / "w/data/manifest.json").read_text())
+    assert manifest["benchmarks"]["images"]["test"] == {"classes": 3, "images": 18}
+    assert Image.open(tmp_path / "w/data/images.png").height > 12 * 48
+    with pytest.raises(InputError, match=r"no test classes.*--config.data.split.fractions"):
+        study.run(
+            tiny(**fields | {"data.split.fractions": (1.0, 0.0, 0.0)}), tmp_path / "w", stages, Console(quiet=True)
+        )
 
 
 def test_help_shows_the_flags_to_a_newcomer(cache, tmp_path):

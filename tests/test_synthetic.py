@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from configs import default
 from jaxdiv import task2vec
-from jaxdiv.data import benchmarks, synthetic
+from jaxdiv.data import benchmarks, store, synthetic
 from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.diversity import diversity
 from jaxdiv.nets.weights import load_probe
@@ -98,9 +98,13 @@ def test_same_key_same_images_and_another_key_others():
     assert (make(0)[0] != make(1)[0]).mean() > 0.5
 
 
-def test_prepared_benchmarks_repeat_by_seed_and_share_no_draw():
+def test_prepared_benchmarks_repeat_by_seed_and_share_no_draw(tmp_path):
     settings = benchmarks.DataSettings(**SETTINGS)
-    make = lambda name, settings=settings: benchmarks.prepare(name, 8, settings)[0]["images"]
+
+    def make(name, settings=settings):
+        benchmarks.prepare(name, 8, settings, tmp_path / name)
+        return np.array(store.read_table(tmp_path / name).images)
+
     np.testing.assert_array_equal(make("gauss-0.4"), make("gauss-0.4"))
     other = benchmarks.DataSettings(**SETTINGS, seed=1)
     assert (make("gauss-0.4") != make("gauss-0.4", other)).mean() > 0.5

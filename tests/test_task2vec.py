@@ -163,6 +163,49 @@ def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy_in_tra
         assert found[names == layer][filter_] == pytest.approx(np.mean(squares), rel=1e-5), layer
 
 
+def test_reference_equals_a_batch_with_every_copy_whether_or_not_its_distinct_images_are_few(monkeypatch):
+    # Of 80 images a batch of 64 draws 44 on average; as many as 44 count as few here, so both programs have work.
+    monkeypatch.setattr(reference, "_BATCHES", 6)
+    monkeypatch.setattr(reference, "usually_distinct", lambda images: 44)
+    net = ResNet((1,), (4,), small_stem=True)
+    with jax.enable_x64(True):
+        params = from_torchvision(net, torchvision_tensors(net, seed=4))
+        probe = Probe("probe", net, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
+        rng = np.random.default_rng(5)
+        images = jnp.asarray(rng.normal(size=(80, 5, 4, 3)))
+        head = Head(jnp.asarray(rng.normal(size=(4, WAYS))), jnp.asarray(rng.normal(size=WAYS)))
+        distinct = []
+
+        def log_likelihood(params, rows, key):
+            variables = {**probe.variables, "params": params}
+            logits = net.apply(variables, images[rows], mutable=["batch_stats"])[0] @ head.kernel + head.bias
+            labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
+            return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+        wanted = 0
+        key = jax.random.key(7)
+        for of_batch in jax.random.split(key, 6):
+            for_rows, for_labels = jax.random.split(of_batch)
+            rows = jax.random.randint(for_rows, (64,), 0, 80)
+            distinct.append(len(np.unique(rows)))
+            gradient = jax.jit(jax.grad(log_likelihood))(probe.variables["params"], rows, for_labels)
+            parts = dict.fromkeys(probe.layer_names)
+            for name in parts:
+                layer = functools.reduce(lambda tree, step: tree[step], name.split("."), gradient)
+                parts[name] = (layer["kernel"] ** 2).mean((0, 1, 2)) if "kernel" in layer else layer["scale"] ** 2
+            wanted += np.concatenate(list(parts.values())) / 6
+        assert min(distinct) <= 44 < max(distinct)
+        np.testing.assert_allclose(task2vec.reference(probe, images, head, key), wanted, rtol=1e-8)
+
+
+def test_most_of_a_references_batches_have_no_more_distinct_images_than_usual():
+    drawn = np.random.default_rng(0).integers(0, 100, (2000, 64))
+    share = np.mean([len(np.unique(rows)) <= reference.usually_distinct(100) for rows in drawn])
+    assert 0.93 < share < 0.99
+    assert reference.usually_distinct(20) == 20  # all of them: one program
+    assert reference.usually_distinct(5000) == 64  # hardly a copy: one program
+
+
 def test_references_features_are_of_64_images_each_on_their_own_statistics():
     net = ResNet((1,), (5,), small_stem=True)
     tensors = torchvision_tensors(net, seed=4)

@@ -1,6 +1,7 @@
 """The training loop, evaluation and pre-training, on learners small enough to check by hand."""
 
 import json
+import struct
 from functools import partial
 
 import jax
@@ -9,12 +10,14 @@ import numpy as np
 import optax
 import pytest
 from scipy import stats
+from tensorboardX.proto.event_pb2 import Event
 
 from jaxdiv import evaluate, pretrain
 from jaxdiv.data.episodes import Task
+from jaxdiv.errors import InputError
 from jaxdiv.learner import Learner, accuracy, cross_entropy
 from jaxdiv.nets.network import Network, Output
-from jaxdiv.train import Diverged, Settings, latest_step, load_params, train
+from jaxdiv.train import Diverged, Settings, latest_step, load_params, make_optimizer, train
 
 WAYS, FEATURES = 3, 4
 
@@ -181,6 +184,103 @@ def test_progress_hears_of_the_last_step_with_its_metrics(tmp_path):
     assert heard[-1][1] == {name: last[name] for name in ("loss", "accuracy")}
 
 
+# Validation, ends, optimizers
+
+
+def validating(accuracies):
+    """A `validate` that gives these accuracies, one after the other."""
+    left = list(accuracies)
+    return lambda params, carried: {"accuracy": left.pop(0), "loss": 1.0}
+
+
+def test_the_best_checkpoint_by_validation_is_kept_beside_the_latest_two(tmp_path):
+    found = run(tmp_path, 24, validate=validating([0.3, 0.9, 0.5, 0.6, 0.9, 0.2]), validate_every=4)
+    assert (found["best_step"], found["best_accuracy"]) == (8, 0.9)  # of equals the first
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [8, 20, 24]
+    run(tmp_path / "eight", 8)
+    same(load_params(tmp_path, LEARNER), load_params(tmp_path / "eight", LEARNER))
+    validations = [line["validation"]["accuracy"] for line in logged(tmp_path) if "validation" in line]
+    assert validations == [0.3, 0.9, 0.5, 0.6, 0.9, 0.2]
+
+
+def test_training_ends_when_validation_has_not_improved_for_patience_times(tmp_path):
+    found = run(tmp_path, 100, validate=validating([0.3, 0.5, 0.4, 0.5, 0.9]), validate_every=4, patience=2)
+    assert (found["ended"], found["step"], found["best_step"]) == ("patience", 16, 8)
+    again = run(tmp_path, 100, validate=validating([]), validate_every=4, patience=2)
+    assert last_line(again) == last_line(found)  # the wait is remembered: it stays ended
+
+
+def test_a_resumed_run_remembers_the_best_and_the_wait(tmp_path):
+    run(tmp_path, 8, validate=validating([0.5, 0.4]), validate_every=4, patience=3)
+    found = run(tmp_path, 100, validate=validating([0.45, 0.3, 0.9]), validate_every=4, patience=3)
+    assert (found["ended"], found["step"], found["best_step"]) == ("patience", 16, 4)
+
+
+def test_training_ends_after_its_minutes_and_stays_ended(tmp_path):
+    found = run(tmp_path, 10**6, minutes=0.02)
+    assert found["ended"] == "minutes" and 1.2 <= found["seconds"] < 30
+    assert latest_step(tmp_path) == found["step"]
+    assert last_line(run(tmp_path, 10**6, minutes=0.02)) == last_line(found)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_and_named(tmp_path):
+    run(tmp_path, 4, identity={"unit": "train/omniglot"})
+    for other, words in (
+        (dict(identity={"unit": "train/flower"}), ["unit (train/omniglot there, train/flower asked for)"]),
+        (dict(identity={"unit": "train/omniglot"}, clip=1.0), ["clip (0.0 there, 1.0 asked for)", "another folder"]),
+    ):
+        with pytest.raises(InputError) as refused:
+            run(tmp_path, 8, **other)
+        assert all(word in str(refused.value) for word in words) and str(tmp_path) in str(refused.value)
+    assert latest_step(tmp_path) == 4
+
+
+def test_tensorboard_has_every_steps_loss_and_every_validation(tmp_path):
+    run(tmp_path, 8, validate=validating([0.25, 0.5]), validate_every=4)
+    found = {}
+    for file in (tmp_path / "tensorboard").iterdir():
+        data = file.read_bytes()
+        while data:  # records: length, its checksum, an event, its checksum
+            (size,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    assert found["validation/accuracy"] == {4: 0.25, 8: 0.5}
+    losses = {line["step"]: line["loss"] for line in logged(tmp_path) if "loss" in line}
+    assert found["train/loss"] == pytest.approx(losses, rel=1e-6)
+
+
+def test_schedules_rise_from_zero_and_fall_to_zero():
+    """One parameter under SGD without momentum's past: the first update is the rate times the gradient."""
+
+    def rates(**settings):
+        optimizer = make_optimizer(Settings(100, 0.5, optimizer="sgd", **settings))
+        state, found, before = optimizer.init(jnp.zeros(())), [], 0.0
+        for _ in range(101):
+            update, state = optimizer.update(jnp.ones(()), state)
+            trace = 0.9 * before + 1
+            found.append(-float(update) / trace)
+            before = trace
+        return np.array(found)
+
+    np.testing.assert_allclose(rates(), 0.5, rtol=1e-5)
+    cosine = rates(schedule="cosine")
+    np.testing.assert_allclose(cosine, 0.25 * (1 + np.cos(np.pi * np.arange(101) / 100)), atol=1e-6)
+    warm = rates(schedule="cosine", warmup=20)
+    np.testing.assert_allclose(warm[:21], 0.5 * np.arange(21) / 20, atol=1e-6)
+    assert warm[-1] < 1e-6 and (np.diff(warm[20:]) < 0).all()
+    np.testing.assert_allclose(rates(warmup=20)[20:], 0.5, rtol=1e-5)
+
+
+def test_clipping_cuts_the_global_norm():
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    optimizer = make_optimizer(Settings(10, 1.0, optimizer="sgd", clip=1.0))
+    update, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    np.testing.assert_allclose([update["a"][0], update["b"][0]], [-0.6, -0.8], rtol=1e-6)
+
+
 # Evaluation
 
 
@@ -281,8 +381,10 @@ def test_pretraining_fits_the_last_layer_as_scikit_learn_does():
     labels = jnp.arange(15) % WAYS
     support, queries = blobs(jax.random.key(0), labels, 1.0), blobs(jax.random.key(1), labels, 1.0)
     logits = learner.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels, jax.random.key(2))(queries)
-    theirs = linear_model.LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(support, labels)
-    np.testing.assert_allclose(jax.nn.softmax(logits), theirs.predict_proba(queries), atol=1e-4)
+    # In float64: scikit-learn computes in its input's type, and its float32 is off by up to 4e-4.
+    support, queries = (np.asarray(x, np.float64) for x in (support, queries))
+    theirs = linear_model.LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(support, labels)
+    np.testing.assert_allclose(jax.nn.softmax(logits), theirs.predict_proba(queries), atol=1e-5)
 
 
 def test_pretraining_gradient_is_that_of_the_cross_entropy_over_all_train_classes():

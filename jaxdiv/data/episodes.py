@@ -1,6 +1,14 @@
-"""ImageTable on the device -> few-shot tasks and training batches: pure, jitted, keyed."""
+"""ImageTable -> few-shot tasks and training batches: pure, jitted, keyed.
 
-from collections.abc import Sequence
+A table lies whole on the device, or, where it is too large for that, on the host as a memory map (`place` chooses): the
+same key then gives the same task, its rows drawn on the device, read on the host, and finished on the device again.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,31 +18,36 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, UInt8
 
+from jaxdiv.data.augment import Augmentation, augment_images
 from jaxdiv.errors import InputError
 
 
 @struct.dataclass
 class ImageTable:
-    """The images of one split, grouped by class, whole on the device.
+    """The images of one split, grouped by class.
 
     Attributes:
-      images: the pixels as stored, class after class.
+      images: the pixels as stored, class after class; one channel where every data set is gray, which tasks see as RGB.
       first, count: each class's first row and its number of images.
       dataset: the component data set of each class; a task never mixes data sets (zeros outside unions).
       mean, std: per data set, of pixels scaled to 0..1: what the networks see is `(pixel / 255 - mean) / std`.
       rotates: per data set, whether a task turns each of its classes by a random quarter (Omniglot).
+      augmentation: per data set, what its images go through where `augment` is asked for.
       classes: the names of the classes.
+      on_host: `images` is a memory map that stays on the host.
     """
 
     images: UInt8[Any, "n h w c"]  # NumPy on the host, JAX once on the device
     first: Int[Any, "classes"]
     count: Int[Any, "classes"]
     dataset: Int[Any, "classes"]
-    mean: Float[Any, "datasets c"]
-    std: Float[Any, "datasets c"]
+    mean: Float[Any, "datasets 3"]
+    std: Float[Any, "datasets 3"]
     rotates: tuple[bool, ...] = struct.field(pytree_node=False)
+    augmentation: tuple[Augmentation, ...] = struct.field(pytree_node=False)
     classes: tuple[str, ...] = struct.field(pytree_node=False)
     largest: int = struct.field(pytree_node=False)  # images in the largest class
+    on_host: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -53,38 +66,75 @@ def make_table(
     mean: Sequence[float],
     std: Sequence[float],
     rotates: bool = False,
+    augmentation: Augmentation | None = None,
 ) -> ImageTable:
     """One data set's table from each class's images `[count, h, w, c]` uint8."""
-    count = np.array([len(images) for images in by_class], np.int32)
+    count = [len(images) for images in by_class]
+    return table_of(np.concatenate(by_class), count, classes, mean, std, rotates, augmentation)
+
+
+def table_of(
+    images: UInt8[np.ndarray, "n h w c"],
+    count: Sequence[int],
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    rotates: bool = False,
+    augmentation: Augmentation | None = None,
+) -> ImageTable:
+    """One data set's table from all its images, `count` of each class in turn; a memory map stays one."""
+    counts = np.asarray(count, np.int32)
     return ImageTable(
-        images=np.concatenate(by_class),
-        first=np.cumsum(count, dtype=np.int32) - count,
-        count=count,
-        dataset=np.zeros(len(count), np.int32),
+        images=images,
+        first=np.cumsum(counts, dtype=np.int32) - counts,
+        count=counts,
+        dataset=np.zeros(len(counts), np.int32),
         mean=np.asarray([mean], np.float32),
         std=np.asarray([std], np.float32),
         rotates=(rotates,),
+        augmentation=(augmentation or Augmentation(),),
         classes=tuple(classes),
-        largest=int(count.max()),
+        largest=int(counts.max()),
     )
 
 
 def union(tables: list[ImageTable]) -> ImageTable:
-    """Several data sets as one benchmark: a task picks a data set uniformly, then its classes inside it."""
+    """Several data sets as one benchmark: a task picks a data set uniformly, then its classes inside it.
+
+    The images are joined in memory, gray ones as RGB where others have colours.
+    """
     rows = np.cumsum([0, *(len(t.images) for t in tables)])
     sets = np.cumsum([0, *(len(t.mean) for t in tables)])
     join = lambda name: np.concatenate([np.asarray(getattr(t, name)) for t in tables])
+    channels = max(t.images.shape[-1] for t in tables)
+    images = np.empty((rows[-1], *tables[0].images.shape[1:3], channels), np.uint8)
+    for t, row in zip(tables, rows[:-1], strict=True):
+        images[row : row + len(t.images)] = t.images
     return ImageTable(
-        images=join("images"),
+        images=images,
         first=np.concatenate([t.first + row for t, row in zip(tables, rows[:-1], strict=True)]).astype(np.int32),
         count=join("count"),
         dataset=np.concatenate([t.dataset + s for t, s in zip(tables, sets[:-1], strict=True)]).astype(np.int32),
         mean=join("mean"),
         std=join("std"),
         rotates=sum((t.rotates for t in tables), ()),
+        augmentation=sum((t.augmentation for t in tables), ()),
         classes=sum((t.classes for t in tables), ()),
         largest=max(t.largest for t in tables),
     )
+
+
+def place(table: ImageTable, limit: int | None = None) -> ImageTable:
+    """The table on the default device if it is at most `limit` bytes; otherwise its images stay on the host.
+
+    Args:
+      limit: by default half of the device's memory, or of the machine's where the device is the CPU.
+    """
+    if limit is None:
+        device = jax.devices()[0].memory_stats() or {}
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
+        limit = device.get("bytes_limit", machine) // 2
+    return replace(table, on_host=True) if table.images.nbytes > limit else jax.device_put(table)
 
 
 def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: int) -> None:
@@ -102,16 +152,86 @@ def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: in
         )
 
 
-@partial(jax.jit, static_argnames=("ways", "shots", "queries", "tasks"))
 def sample_tasks(
-    key: Array, table: ImageTable, ways: int = 5, shots: int = 5, queries: int = 15, tasks: int = 1
+    key: Array,
+    table: ImageTable,
+    ways: int = 5,
+    shots: int = 5,
+    queries: int = 15,
+    tasks: int = 1,
+    augment: bool = False,
 ) -> Task:
     """A batch of tasks: a data set uniformly, `ways` of its classes and `shots + queries` images of each, all without
-    replacement; labels follow the random order of the classes."""
-    return jax.vmap(lambda key: _sample_task(key, table, ways, shots, queries))(jax.random.split(key, tasks))
+    replacement; labels follow the random order of the classes. With `augment`, each image as its data set's train
+    augmentation has it."""
+    size = (ways, shots, queries, tasks)
+    if not table.on_host:
+        return _sample_tasks(key, table, *size, augment)
+    index = replace(table, images=None)
+    rows = _draw_tasks(key, index, *size)
+    return _finish_tasks(key, index, table.images[np.asarray(rows)], *size, augment)
 
 
-def _sample_task(key, table, ways, shots, queries):
+def sample_batch(key: Array, table: ImageTable, size: int, augment: bool = False) -> tuple[Array, Array]:
+    """`size` images drawn uniformly with replacement over all classes, and each one's class: supervised training."""
+    if not table.on_host:
+        return _sample_batch(key, table, size, augment)
+    index = replace(table, images=None)
+    rows = _draw_batch(key, len(table.images), size)
+    return _finish_batch(key, index, table.images[np.asarray(rows)], rows, augment)
+
+
+def prefetch(sample: Callable[[Array], Any], keys: Iterable[Array], depth: int = 2) -> Iterator[Any]:
+    """`sample(key)` for each of `keys` in turn, up to `depth` of them made ahead by a thread: a table that stays on the
+    host is then read while the device computes."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: deque[Future] = deque()
+        for key in keys:
+            waiting.append(worker.submit(sample, key))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_SIZE = ("ways", "shots", "queries", "tasks")
+
+
+@partial(jax.jit, static_argnames=(*_SIZE, "augment"))
+def _sample_tasks(key, table, ways, shots, queries, tasks, augment):
+    rows = _draw_tasks(key, table, ways, shots, queries, tasks)
+    return _finish_tasks(key, table, table.images[rows], ways, shots, queries, tasks, augment)
+
+
+@partial(jax.jit, static_argnames=_SIZE)
+def _draw_tasks(key, table, ways, shots, queries, tasks):
+    """Rows of images [tasks, ways, shots + queries]."""
+    return jax.vmap(lambda key: _draw_task(key, table, ways, shots + queries)[0])(jax.random.split(key, tasks))
+
+
+@partial(jax.jit, static_argnames=(*_SIZE, "augment"))
+def _finish_tasks(key, table, pixels, ways, shots, queries, tasks, augment):
+    """Tasks from the pixels [tasks, ways, shots + queries, h, w, c] of the rows that the same key drew."""
+
+    def finish(key, pixels):
+        _, dataset, turns = _draw_task(key, table, ways, shots + queries)
+        if any(table.rotates):
+            turned = jnp.stack([jnp.rot90(pixels, quarter, (2, 3)) for quarter in range(4)])
+            pixels = turned[turns, jnp.arange(ways)]
+        flat = pixels.reshape(-1, *pixels.shape[2:])
+        datasets = jnp.full(len(flat), dataset)
+        return _normalise(table, _scaled(jax.random.fold_in(key, 1), table, flat, datasets, augment), datasets)
+
+    images = jax.vmap(finish)(jax.random.split(key, tasks), pixels)
+    images = images.reshape(tasks, ways, shots + queries, *images.shape[2:])
+    part = lambda a: a.reshape(tasks, -1, *a.shape[3:])
+    labels = jnp.broadcast_to(jnp.arange(ways)[:, None], images.shape[:3])
+    support, query = (slice(None), slice(None), slice(0, shots)), (slice(None), slice(None), slice(shots, None))
+    return Task(part(images[support]), part(labels[support]), part(images[query]), part(labels[query]))
+
+
+def _draw_task(key, table, ways, each):
+    """Rows [ways, each], the data set, and the quarter by which each class is turned."""
     for_set, for_classes, for_images, for_turns = jax.random.split(key, 4)
     dataset = jax.random.randint(for_set, (), 0, len(table.rotates))
     # The largest of independent uniform scores are a uniform draw without replacement, in random order.
@@ -119,25 +239,38 @@ def _sample_task(key, table, ways, shots, queries):
     classes = jax.lax.top_k(jnp.where(table.dataset == dataset, scores, -1), ways)[1]
     scores = jax.random.uniform(for_images, (ways, table.largest))
     in_class = jnp.arange(table.largest) < table.count[classes][:, None]
-    rows = table.first[classes][:, None] + jax.lax.top_k(jnp.where(in_class, scores, -1), shots + queries)[1]
-    images = _normalise(table, table.images[rows], dataset)
-    if any(table.rotates):
-        turns = jax.random.randint(for_turns, (ways,), 0, 4) * jnp.asarray(table.rotates)[dataset]
-        turned = jnp.stack([jnp.rot90(images, quarter, (2, 3)) for quarter in range(4)])
-        images = turned[turns, jnp.arange(ways)]
-    labels = jnp.broadcast_to(jnp.arange(ways)[:, None], rows.shape)
-    flat = lambda a, part: a[:, part].reshape(-1, *a.shape[2:])
-    support, query = slice(0, shots), slice(shots, None)
-    return Task(flat(images, support), flat(labels, support), flat(images, query), flat(labels, query))
+    rows = table.first[classes][:, None] + jax.lax.top_k(jnp.where(in_class, scores, -1), each)[1]
+    turns = jax.random.randint(for_turns, (ways,), 0, 4) * jnp.asarray(table.rotates)[dataset]
+    return rows, dataset, turns
 
 
-@partial(jax.jit, static_argnames="size")
-def sample_batch(key: Array, table: ImageTable, size: int) -> tuple[Array, Array]:
-    """`size` images drawn uniformly with replacement over all classes, and each one's class: supervised training."""
-    rows = jax.random.randint(key, (size,), 0, len(table.images))
+@partial(jax.jit, static_argnames=("size", "augment"))
+def _sample_batch(key, table, size, augment):
+    rows = _draw_batch(key, len(table.images), size)
+    return _finish_batch(key, table, table.images[rows], rows, augment)
+
+
+@partial(jax.jit, static_argnames=("images", "size"))
+def _draw_batch(key, images, size):
+    return jax.random.randint(key, (size,), 0, images)
+
+
+@partial(jax.jit, static_argnames="augment")
+def _finish_batch(key, table, pixels, rows, augment):
     labels = jnp.searchsorted(table.first, rows, side="right") - 1
-    return jax.vmap(partial(_normalise, table))(table.images[rows], table.dataset[labels]), labels
+    datasets = table.dataset[labels]
+    scaled = _scaled(jax.random.fold_in(key, 1), table, pixels, datasets, augment)
+    return _normalise(table, scaled, datasets), labels
 
 
-def _normalise(table, pixels, dataset):
-    return (pixels.astype(jnp.float32) / 255 - table.mean[dataset]) / table.std[dataset]
+def _scaled(key, table, pixels, datasets, augment):
+    """Pixels [images, h, w, c] in 0..1, augmented as each one's data set is."""
+    if not augment or set(table.augmentation) == {Augmentation()}:
+        return pixels.astype(jnp.float32) / 255
+    kinds = [jnp.asarray(values)[datasets] for values in zip(*table.augmentation, strict=True)]
+    return augment_images(key, pixels, Augmentation(*kinds))  # type: ignore[arg-type]
+
+
+def _normalise(table, scaled, datasets):
+    of_image = lambda values: values[datasets][:, None, None]
+    return (scaled - of_image(table.mean)) / of_image(table.std)

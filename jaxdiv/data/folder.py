@@ -1,17 +1,15 @@
 """Class-per-folder images, in a folder or an archive (.tar, .zip), decoded and resized to uint8."""
 
 import io
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jaxdiv.errors import InputError
+from jaxdiv.data.archives import members
+from jaxdiv.errors import InputError, unknown
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -22,7 +20,7 @@ def read_classes(
     decode: Callable[[bytes, str], np.ndarray],
     progress: Callable[[float], None],
     broken: list[str] | None = None,
-    flag: str = "--config.data.archive_dir",
+    flag: str = "--config.images",
 ) -> dict[str, np.ndarray]:
     """Every class's images `[count, h, w, c]` uint8, keyed by its folder's path, in the order of sorted file names.
 
@@ -34,18 +32,12 @@ def read_classes(
       broken: takes the names of images that cannot be decoded, which are then left out; None: they are an error.
       flag: what names another place, for the error message.
     Raises:
-      InputError: missing, truncated or of another kind; no image inside; an image that cannot be decoded.
+      InputError: missing; truncated, unsafe or of another kind (`archives.members`); no image inside; an image that
+        cannot be decoded.
     """
     if not path.exists():
         raise InputError(f"{path} is missing: expected {expected}; put it there or set {flag}")
-    try:
-        encoded = sorted(_members(path))
-    # RuntimeError: a zip that is encrypted, or compressed in a way that Python does not know.
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists what it tried, a line each
-        raise InputError(
-            f"{path} cannot be read ({reason}): it is truncated or no .zip or .tar archive; expected {expected}"
-        ) from None
+    encoded = sorted((name, file.read()) for name, file in members(path, is_image, expected))
     if not encoded:
         raise InputError(f"{path} holds no image in a folder of its class: expected {expected}")
 
@@ -77,46 +69,73 @@ def fingerprint(path: Path) -> list[int]:
     return [len(files), sum(file.stat().st_size for file in files)]
 
 
-def decoder(pixels: int, gray: bool) -> Callable[[bytes, str], np.ndarray]:
-    """A `decode` for `read_classes`: any format that PIL knows, squeezed to `pixels` x `pixels`, gray or RGB."""
+def is_image(name: str) -> bool:
+    """Whether `name` is that of an image that lies in some folder."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not path.name.startswith(".")
+
+
+def decoder(pixels: int, gray: bool, cut_bottom: int = 0) -> Callable[[bytes, str], np.ndarray]:
+    """A `decode` for `read_classes`: any format that PIL knows, squeezed to `pixels` x `pixels`, gray or RGB, less the
+    lowest `cut_bottom` rows."""
 
     def decode(data: bytes, name: str) -> np.ndarray:
         try:
             image = Image.open(io.BytesIO(data)).convert("L" if gray else "RGB")
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise InputError(f"{name} is no image that can be decoded ({error}): replace or remove it") from None
+        if cut_bottom:
+            image = image.crop((0, 0, image.width, max(image.height - cut_bottom, 1)))
         resized = np.asarray(image.resize((pixels, pixels), Image.Resampling.BILINEAR))
         return resized[..., None] if gray else resized
 
     return decode
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every image file that lies in some folder."""
-    if path.is_dir():
-        for file in path.rglob("*"):
-            name = file.relative_to(path).as_posix()
-            if _is_image(name) and file.is_file():
-                yield name, file.read_bytes()
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if _is_image(name):
-                    yield name, archive.read(name)
-    else:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.isfile() and _is_image(member.name):
-                    content = tar.extractfile(member)
-                    assert content is not None  # a regular file always has content
-                    yield member.name, content.read()
-            # tarfile takes an archive cut between two members for a whole one: look for the closing zeros.
-            assert tar.fileobj is not None
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(512) != bytes(512):
-                raise tarfile.ReadError("its end is missing")
+def split_classes(
+    names: Sequence[str], fractions: Sequence[float], seed: int, file: str, splits: Sequence[str]
+) -> dict[str, str]:
+    """Which of `splits` each class belongs to.
+
+    Args:
+      fractions: the share of the classes that each split gets, in a random order that `seed` draws.
+      file: a text file with a line `SPLIT CLASS` for each class, instead; classes that it lacks belong to none.
+    Raises:
+      InputError: fractions that do not sum to 1; a file that is missing, or has a line, split or class that is wrong.
+    """
+    if file:
+        return _read_splits(Path(file), names, splits)
+    if len(fractions) != len(splits) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(
+            f"--config.data.split.fractions is {tuple(fractions)}: give {len(splits)} shares ({', '.join(splits)}) "
+            f"that sum to 1"
+        )
+    shuffled = np.random.default_rng(seed).permutation(sorted(names))
+    ends = np.rint(np.cumsum(fractions) * len(names)).astype(int)
+    parts = np.split(shuffled, ends[:-1])
+    return {str(name): split for split, part in zip(splits, parts, strict=True) for name in part}
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not path.name.startswith(".")
+def _read_splits(file: Path, names: Sequence[str], splits: Sequence[str]) -> dict[str, str]:
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--config.data.split.file: {file} cannot be read ({reason})") from None
+    # A class is a folder inside the user's: its last part will do where that is unique.
+    short = {name.rsplit("/", 1)[-1]: name for name in names}
+    split_of: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        split, _, name = line.strip().partition(" ")
+        name = name.strip()
+        found = name if name in names else short.get(name)
+        if split not in splits:
+            raise InputError(f"{file}, line {number}: {unknown('split', split, splits)}; a line is SPLIT CLASS")
+        if found is None:
+            raise InputError(f"{file}, line {number}: {unknown('class', name, short)}")
+        if found in split_of:
+            raise InputError(f"{file}, line {number}: class {name!r} is listed twice")
+        split_of[found] = split
+    return split_of

@@ -7,8 +7,9 @@ gradient). MAML's inner loop is such a loop. So the three bilinear maps of a con
     y  = conv(x, w)          dx = input_grad(dy, w)          dw = kernel_grad(x, dy)
 
 are three primitives here. Each is linear in both arguments, and each one's transposes are the two others: the set
-is closed under differentiation, forward and reverse, to any order. On the CPU each lowers to an ordinary NHWC x
-HWIO convolution with explicit transposes; on GPU and TPU to what JAX itself would emit.
+is closed under differentiation, forward and reverse, to any order. On the CPU each lowers to the
+fastest of several forms: minimal filtering (`winograd`), matrix products of patches, or an ordinary NHWC x HWIO
+convolution with explicit transposes; on GPU and TPU to what JAX itself would emit.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from jaxdiv.nets import winograd
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 # On a CPU, measured: at outputs up to this many pixels a sum of one matmul per kernel tap that meets the image beats
 # XLA's convolution; up to `_SMALL`, with few channels, one matmul of the patches does.
@@ -29,7 +32,7 @@ _SMALL = 16
 _FEW_CHANNELS = 64
 # The kernel gradient of a larger output, image by image: its patches stay in the caches, and it is 1.2 to 7 times
 # faster than XLA's convolution, where an image has enough multiply-adds to be worth a turn of a loop.
-# With few images of few channels XLA's stays ahead, by up to 1.8.
+# With some, but few images of few channels XLA's stays ahead, by up to 1.8.
 _MANY = 100
 _FEW_IMAGES = 32
 _WORTH_A_LOOP = 2**18
@@ -63,6 +66,14 @@ def conv_general_dilated(
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     return _conv.bind(lhs, rhs, strides=strides, pads=pads, image=lhs.shape[1:3], kernel=rhs.shape[:2])
+
+
+def kernel_grad(
+    x: Float[Array, "n h w i"], dy: Float[Array, "n ho wo o"], kernel: int, stride: int, padding: int
+) -> Float[Array, "kernel kernel i o"]:
+    """The gradient of Σ conv(x, w) · dy in w, summed over the images."""
+    where = dict(strides=(stride, stride), pads=((padding, padding),) * 2, kernel=(kernel, kernel))
+    return _kernel_grad.bind(x, dy, image=x.shape[1:3], **where)
 
 
 def max_pool_2x2(x: Float[Array, "n h w c"], sign: Float[Array, "c"] | None = None) -> Float[Array, "n h2 w2 c"]:
@@ -134,11 +145,22 @@ def _size(channels, strides, pads, image, kernel):
     return "tiny" if out[0] * out[1] <= _TINY else ""
 
 
+def _tile(images, inputs, filters, dtype, sizes, strides, pads, image, kernel):
+    """The tile size of `winograd` where that is fastest on a CPU, else 0."""
+    fits = kernel == (3, 3) and strides == (1, 1) and all(0 <= side <= 2 for p in pads for side in p)
+    if not fits or dtype not in (jnp.float32, jnp.float64):
+        return 0
+    return winograd.cheapest(images, inputs, filters, _out_shape(strides, pads, image, kernel), sizes)
+
+
 def _conv_cpu(x, w, *, strides, pads, image, kernel):
     where = dict(strides=strides, pads=pads, image=image, kernel=kernel)
     size = _size(x.shape[3], **where)
     if size == "small":
         return _patches(x, **where) @ w.reshape(-1, w.shape[3])
+    # A forward pass as accurate as the direct sum: what rounding turns a ReLU on or off moves gradients by far more.
+    if tile := not size and _tile(len(x), x.shape[3], w.shape[3], x.dtype, (2,), **where):
+        return winograd.conv(x, w, pads, tile)
     if size != "tiny":
         return _conv_plain(x, w, **where)
     ho, wo = _out_shape(**where)
@@ -156,6 +178,8 @@ def _input_grad_cpu(dy, w, *, strides, pads, image, kernel):
         for (a, b), (i, j), (r, s) in _taps(**where):
             out[r][s] = out[r][s] + dy[:, i, j] @ w[a, b].T
         return jnp.stack([jnp.stack(row, 1) for row in out], 1)
+    if tile := not size and _tile(len(dy), w.shape[2], w.shape[3], dy.dtype, (2, 3), **where):
+        return winograd.input_grad(dy, w, pads, tile)
     flipped = w[::-1, ::-1].transpose(0, 1, 3, 2)
     low = [k - 1 - p[0] for k, p in zip(kernel, pads, strict=True)]
     spread = [(d - 1) * s + 1 for d, s in zip(dy.shape[1:3], strides, strict=True)]
@@ -179,8 +203,10 @@ def _kernel_grad_cpu(x, dy, *, strides, pads, image, kernel):
         for (a, b), (i, j), (r, s) in _taps(**where):
             out[a][b] = out[a][b] + x[:, r, s].T @ dy[:, i, j]
         return jnp.stack([jnp.stack(row, 0) for row in out], 0)
+    if tile := not size and _tile(len(x), x.shape[3], dy.shape[3], x.dtype, (2, 3), **where):
+        return winograd.kernel_grad(x, dy, pads, tile)
     pixels, taken = dy.shape[1] * dy.shape[2], kernel[0] * kernel[1] * x.shape[3]
-    few = x.shape[0] <= _FEW_IMAGES and x.shape[3] <= _FEW_CHANNELS
+    few = 1 < x.shape[0] <= _FEW_IMAGES and x.shape[3] <= _FEW_CHANNELS
     if pixels >= _MANY and pixels * taken * dy.shape[3] >= _WORTH_A_LOOP and not few:
 
         def add(total, image):

@@ -23,6 +23,7 @@ from jaxdiv.nets.conv import conv_general_dilated
 TAPS = "taps"  # collection: what the Fisher needs of a layer's forward pass
 PERTURBATIONS = "perturbations"  # collection: zeros added to batch norm's outputs, to differentiate by
 _EPSILON = 1e-5
+Weights = Float[Array, " images"] | None  # how often a batch has each image; None: once
 
 
 class Layer(NamedTuple):
@@ -53,18 +54,24 @@ class FrozenNorm(nn.Module):
     """Batch norm at stored statistics: scale · x̂ + bias with x̂ = (x − mean) / √(var + 1e-5).
 
     Leaves x̂ in `taps` and adds the perturbation `output`. Where `batch_stats` is mutable, the batch's statistics
-    are stored first: that is how a random probe is calibrated.
+    are stored first: that is how a random probe is calibrated. With `weights`, those of a batch that has each image so
+    many times.
     """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, weights: Weights = None) -> Array:
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-            mean.value, var.value = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            if weights is None:
+                mean.value, var.value = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            else:
+                share = (weights / (weights.sum() * x.shape[1] * x.shape[2]))[:, None, None, None]
+                mean.value = (share * x).sum((0, 1, 2))
+                var.value = (share * (x - mean.value) ** 2).sum((0, 1, 2))
         normalised = (x - mean.value) * lax.rsqrt(var.value + _EPSILON)
         self.sow(TAPS, "normalised", normalised, init_fn=lambda: None, reduce_fn=lambda _, new: new)
         return self.perturb("output", scale * normalised + bias, PERTURBATIONS)
@@ -74,8 +81,8 @@ class Downsample(nn.Module):
     layer: Layer
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return FrozenNorm(name="1")(_conv(self.layer, name="0")(x))
+    def __call__(self, x: Array, weights: Weights = None) -> Array:
+        return FrozenNorm(name="1")(_conv(self.layer, name="0")(x), weights)
 
 
 class Block(nn.Module):
@@ -85,13 +92,13 @@ class Block(nn.Module):
     shortcut: Layer | None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, weights: Weights = None) -> Array:
         out = x
         for number, layer in enumerate(self.main, 1):
-            out = FrozenNorm(name=f"bn{number}")(_conv(layer, name=f"conv{number}")(out))
+            out = FrozenNorm(name=f"bn{number}")(_conv(layer, name=f"conv{number}")(out), weights)
             out = nn.relu(out) if number < len(self.main) else out
         if self.shortcut is not None:
-            x = Downsample(self.shortcut, name="downsample")(x)
+            x = Downsample(self.shortcut, name="downsample")(x, weights)
         return nn.relu(out + x)
 
 
@@ -99,9 +106,9 @@ class Stage(nn.Module):
     blocks: tuple[tuple[tuple[Layer, ...], Layer | None], ...]
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, weights: Weights = None) -> Array:
         for number, (main, shortcut) in enumerate(self.blocks):
-            x = Block(main, shortcut, name=str(number))(x)
+            x = Block(main, shortcut, name=str(number))(x, weights)
         return x
 
 
@@ -123,12 +130,12 @@ class ResNet(nn.Module):
     small_stem: bool = False
 
     @nn.compact
-    def __call__(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
-        x = nn.relu(FrozenNorm(name="bn1")(_conv(_stem(self), name="conv1")(images)))
+    def __call__(self, images: Float[Array, "images h w c"], weights: Weights = None) -> Float[Array, "images d"]:
+        x = nn.relu(FrozenNorm(name="bn1")(_conv(_stem(self), name="conv1")(images), weights))
         if not self.small_stem:
             x = _max_pool_3x3(x)
         for number, blocks in enumerate(_stages(self), 1):
-            x = Stage(blocks, name=f"layer{number}")(x)
+            x = Stage(blocks, name=f"layer{number}")(x, weights)
         return x.mean((1, 2))
 
 

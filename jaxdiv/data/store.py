@@ -1,0 +1,128 @@
+"""Prepared tables on disk: uint8 images grouped by class, to be memory-mapped; written whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw
+
+from jaxdiv.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time is the user's care there
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A table of one data set. `images` is memory-mapped; `split` is 0, 1, 2 for train, val, test."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    count: Int[np.ndarray, "classes"]
+    split: Int[np.ndarray, "classes"]
+    names: tuple[str, ...]
+
+
+def write_table(
+    folder: Path, images: Iterable[np.ndarray], count: Sequence[int], split: Sequence[int], names: Sequence[str]
+) -> str:
+    """Write a table to `folder`, which appears only once it is whole. Returns the sha256 of its pixels.
+
+    Args:
+      images: all images in the order of the classes, in pieces `[*, h, w, c]` uint8; one piece is in memory at a time.
+    Raises:
+      InputError: the disk is full, or the folder cannot be written.
+    """
+    digest = hashlib.sha256()
+    with writing(folder, "--workdir"), locked(folder):
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        unfinished.mkdir(parents=True)
+        try:
+            # Not through a memory map: where the disk is full, that kills the process.
+            with (unfinished / "images.npy").open("wb") as file:
+                for number, piece in enumerate(images):
+                    if number == 0:
+                        shape = (sum(count), *piece.shape[1:])
+                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    digest.update(piece.tobytes())
+                    file.write(piece.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            classes = {"count": list(map(int, count)), "split": list(map(int, split)), "names": list(names)}
+            (unfinished / "classes.json").write_text(json.dumps(classes))
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return digest.hexdigest()
+
+
+def read_table(folder: Path) -> Stored:
+    """A table that `write_table` wrote. No pixel is read before it is used."""
+    classes = json.loads((folder / "classes.json").read_text())
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Stored(images, np.array(classes["count"]), np.array(classes["split"]), tuple(classes["names"]))
+
+
+@contextmanager
+def writing(folder: Path, flag: str) -> Iterator[None]:
+    """One line for a disk that is full, or a folder that cannot be written. `flag` names another place."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}): make room there, or set {flag} to another "
+            f"folder; nothing half-written is kept"
+        ) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process makes `folder` meanwhile: who comes second waits. The lock of a killed process is free."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.with_name(f".{folder.name}.lock")
+    with file.open("w") as lock:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+_THUMBNAIL, _LABEL, _TITLE = 48, 150, 18  # pixels of a sheet
+
+
+def contact_sheet(sections: Sequence[tuple[str, Stored, int, bool]], classes: int = 8, images: int = 12) -> Image.Image:
+    """A picture to see at a glance that data are right: a row is a class, some classes of each section.
+
+    Args:
+      sections: title, table, which split of it, and whether to invert it (drawings that are dark on bright).
+    """
+    rows: list[tuple[str, list[np.ndarray]]] = []
+    for title, table, split, inverted in sections:
+        rows.append((title, []))
+        chosen = np.flatnonzero(table.split == split)
+        first = np.cumsum(table.count) - table.count
+        for i in chosen[np.unique(np.linspace(0, len(chosen) - 1, min(classes, len(chosen))).astype(int))]:
+            shown = table.images[first[i] : first[i] + min(images, table.count[i])]
+            rows.append((table.names[i], list(255 - shown if inverted else shown)))
+    heights = [_THUMBNAIL + 2 if of_class else _TITLE for _, of_class in rows]
+    sheet = Image.new("RGB", (_LABEL + images * (_THUMBNAIL + 2), sum(heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = 0
+    for (title, of_class), height in zip(rows, heights, strict=True):
+        draw.text((4, top + (height - 12) // 2), title if not of_class else title[-24:], fill="black")
+        for column, pixels in enumerate(of_class):
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            picture = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
+            sheet.paste(picture, (_LABEL + column * (_THUMBNAIL + 2), top))
+        top += height
+    return sheet
