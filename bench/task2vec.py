@@ -327,10 +327,10 @@ ResNet-18 with random weights. Medians of {repeats} round(s), the rows in turn. 
 times this row's seconds; with (b), `exact` is compared with `exact` and one backward pass (`rademacher`, `mc`) with
 the fastest of those. GFLOP/s: twice the multiply-adds that the row's convolutions have as direct sums; batch norm,
 head and padding do not count. jaxdiv needs fewer: 3x3 ones go by minimal filtering (up to 3.24 times fewer), and
-`reference` computes a batch's copies of an image once. *Of gemm*: of the faster gemm. Compile: tracing and compiling, not in the seconds.
-Peak MB: of the row's process, its libraries and compilation included. Error: of the embedding against jaxdiv's exact
-one, relative, L2, median of the rounds (each a new draw); of `reference`, whose F is 64 times smaller and whose batch
-norm uses the batch's statistics, after the best single scale."""
+`reference` computes a batch's copies of an image once. *Of gemm*: of the faster gemm. Compile: tracing and compiling,
+not in the seconds. Peak MB: of the row's process, its libraries and compilation included. Error: of the embedding
+against jaxdiv's exact one, relative, L2, median of the rounds (each a new draw); of `reference`, whose F is 64 times
+smaller and whose batch norm uses the batch's statistics, after the best single scale."""
 
 
 PACKAGES = ("numpy", "jax", "jaxlib", "flax", "torch", "backpack-for-pytorch")
