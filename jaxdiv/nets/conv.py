@@ -86,7 +86,9 @@ def max_pool_2x2(x: Float[Array, "n h w c"], sign: Float[Array, "c"] | None = No
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
     larger = partial(_larger, 1 if sign is None else lax.stop_gradient(sign))
-    return larger(larger(x[:, :, 0, :, 0], x[:, :, 0, :, 1]), larger(x[:, :, 1, :, 0], x[:, :, 1, :, 1]))
+    # Split, not indexed: the derivative is then a concatenation instead of a sum of four arrays filled up with zeros.
+    (a, b), (c_, d) = (lax.split(row, (1, 1), axis=4) for row in lax.split(x, (1, 1), axis=2))
+    return larger(larger(a, b), larger(c_, d)).reshape(n, h // 2, w // 2, c)
 
 
 def _larger(sign, a, b):
