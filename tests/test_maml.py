@@ -175,6 +175,31 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters():
     check_close(found, jax.tree.map(lambda a, b: (a + b) / 2, *gradients), rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.parametrize("first_order", [True, False], ids=["first order", "higher order"])
+def test_a_quadratic_loss_has_its_closed_form_meta_gradient(first_order):
+    """For ½(p − a)ᵀA(p − a): p_k − a = (I − rA)ᵏ(p − a), and (I − rA)ᵏ pulls the query loss's slope A(p_k − b) back.
+
+    The cross-entropy of logits (0, log(e^q − 1)) and label 0 is q: so a network may have any positive loss.
+    """
+    draw = np.random.default_rng(5)
+    root, start, rate, steps = draw.normal(size=(4, 4)) / 2, draw.normal(size=4), 0.2, 6
+    curvature = root @ root.T + np.eye(4) / 2
+
+    def apply(params, images):
+        away = params["p"] - images.reshape(len(images), 4)
+        q = 1 + jnp.einsum("ni,ij,nj->n", away, curvature, away) / 2
+        return jnp.stack([jnp.zeros_like(q), jnp.log(jnp.expm1(q))], 1)
+
+    support, queries = draw.normal(size=(1, 3, 1, 1, 4)), draw.normal(size=(1, 5, 1, 1, 4))
+    task = Task(jnp.asarray(support), jnp.zeros((1, 3), int), jnp.asarray(queries), jnp.zeros((1, 5), int))
+    _, found = meta_gradient(apply, {"p": jnp.asarray(start)}, task, steps, rate, first_order)
+    shrink = np.linalg.matrix_power(np.eye(4) - rate * curvature, steps)
+    middle = support.mean((0, 1, 2, 3))
+    adapted = middle + shrink @ (start - middle)
+    slope = curvature @ (adapted - queries.mean((0, 1, 2, 3)))
+    np.testing.assert_allclose(found["p"], slope if first_order else shrink.T @ slope, rtol=1e-11)
+
+
 def test_first_order_drops_the_hessian_term():
     how = (mlp, mlp_params(), random_tasks(2, (4,)), 4, 0.3)
     loss, first = meta_gradient(*how, first_order=True)
