@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import default
-from jaxdiv import study
+from jaxdiv import plan, study
 from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -229,7 +229,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 def test_methods_that_differ_in_the_test_alone_share_their_training(tmp_path):
     fields = {"methods": ("ho_maml_5", "ho_maml_10"), "benchmarks": ("gauss-0.1",), "maml.train_inner_steps": 5}
-    units = {unit.name: unit for unit in study._Maker(tiny(**fields), tmp_path).plan()}
+    units = {unit.name: unit for unit in plan.Maker(tiny(**fields), tmp_path).plan()}
     trained = "train/gauss-0.1/ho_maml_5/seed0"
     assert [name for name in units if name.startswith("train/")] == [trained]
     for method in fields["methods"]:
