@@ -25,7 +25,7 @@ def get_config(data: str = "generated") -> ConfigDict:
         config.probe = sample.get_config().probe
         config.learner.update({"width": 16, "pixels": 28})
         config.pt.steps = 600
-        config.maml.update({"steps": 100, "meta_batch": 2})
+        config.maml.update({"steps": 150, "meta_batch": 2})
         config.controlled.update({"pool": "mini_imagenet+omniglot+flower", "classes": 24, "candidates": 60})
     else:
         config.data.classes = (128, 8, 32)
