@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv import evaluate, maml, pretrain, report, subsets, survey, task2vec, train
-from jaxdiv.correlate import correlations
+from jaxdiv.analysis import STATISTICS, analyse
 from jaxdiv.curves import Curve, read_curve, write_curves
 from jaxdiv.data import benchmarks, store, synthetic
 from jaxdiv.data.episodes import ImageTable, check_tasks, draw_classes, place, sample_batch, sample_tasks, take
@@ -392,15 +392,24 @@ class Maker:
         done = [unit for unit in units if unit.stage in ("diversity", "evaluate") and unit.done]
 
         def run(unit: Unit, progress: Report) -> Result:
-            rows = [need.result for need in done if need.stage == "diversity"]
-            measured = {row["benchmark"]: row["diversity"] for row in rows}
-            tested = [need.result for need in done if need.stage == "evaluate"]
-            points = [
-                {**row, "diversity": measured[row["benchmark"]]} for row in tested if row["benchmark"] in measured
-            ]
-            return {"diversity": rows, "points": points, "correlations": correlations(points)}, {}
+            measured = [need for need in done if need.stage == "diversity"]
+            tested = [need for need in done if need.stage == "evaluate"]
+            seeds: dict[tuple[str, str, str], list[np.ndarray]] = {}
+            for need in tested:
+                which = tuple(need.result[key] for key in ("benchmark", "method", "test_set"))
+                seeds.setdefault(which, []).append(need.arrays()["accuracy"])
+            found = analyse(
+                [need.result for need in measured],
+                [need.result for need in tested],
+                {need.result["benchmark"]: np.linalg.norm(need.arrays()["embeddings"], axis=1) for need in measured},
+                # Of one test set, all seeds meet the same tasks.
+                {which: np.mean(accuracies, 0) for which, accuracies in seeds.items()},
+                {name: benchmarks.shares(self._source(name)) for name in self.names},
+                self.controlled,
+            )
+            return found, {}
 
-        return self.unit("correlate", {}, run, done)
+        return self.unit("correlate", {"statistics": STATISTICS}, run, done)
 
     def report(self, correlated: Unit, failures: list[dict[str, str]]) -> Unit:
         folder, config = self.workdir / "report", self.config
