@@ -9,15 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdiv.correlate import (
-    METRICS,
-    PAPER_BENCHMARKS,
-    PAPER_TABLE1,
-    PAPER_TABLE2,
-    paper_diversity,
-    r2_interval,
-)
+from jaxdiv.correlate import METRICS, r2_interval
 from jaxdiv.figures import PlotData
+from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE1, PAPER_TABLE2, paper_diversity
 from jaxdiv.wording import by_method, diversity_cells, headline, method_name, p_cell, r2_cell, short, summary
 
 Row = Mapping[str, Any]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiv import figures
-from jaxdiv.correlate import METRICS, PAPER_TABLE2
+from jaxdiv.correlate import METRICS
 from jaxdiv.page import build_page
+from jaxdiv.published import PAPER_TABLE2
 from jaxdiv.wording import by_method, diversity_cells, method_name, p_cell, r2_cell, short
 
 Row = Mapping[str, Any]

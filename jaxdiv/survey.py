@@ -10,9 +10,9 @@ from jaxtyping import Float
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from jaxdiv.correlate import PAPER_TABLE1
 from jaxdiv.diversity import Estimate
 from jaxdiv.figures import INK, RC
+from jaxdiv.published import PAPER_TABLE1
 from jaxdiv.report import TABLE1_COLUMNS, TABLE1_OPTIONAL, csv_text
 from jaxdiv.units import replacing
 from jaxdiv.wording import short

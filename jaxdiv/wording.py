@@ -9,11 +9,11 @@ from jaxdiv.correlate import (
     METRICS,
     TEST_SETS,
     in_order,
-    paper_diversity,
     r2_interval,
     r_squared,
     smallest_significant_r2,
 )
+from jaxdiv.published import paper_diversity
 
 Row = Mapping[str, Any]
 
