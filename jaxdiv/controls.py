@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, holm, in_order, p_of_r, r_interval, r_squared
+from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, in_words, r_squared
+from jaxdiv.inference import holm, p_of_r, r_interval
 from jaxdiv.subsets import LEVELS
 
 Point = Mapping[str, Any]
@@ -59,7 +60,7 @@ def partial_correlation(
     used, dropped = [], []
     for name, values in given.items():
         rest = _rest(np.asarray(values, float), basis)
-        if np.linalg.norm(rest) <= 1e-9 * max(np.linalg.norm(values), 1.0):
+        if float(np.linalg.norm(rest)) <= 1e-9 * max(float(np.linalg.norm(values)), 1.0):
             dropped.append(name)
             continue
         basis.append(rest / np.linalg.norm(rest))
@@ -70,7 +71,7 @@ def partial_correlation(
         short = f"{n} benchmarks are too few for {len(used)} covariates"
         return nothing._replace(note="; ".join(filter(None, (short, note))))
     left_x, left_y = _rest(x, basis), _rest(y, basis)
-    scale_x, scale_y = np.linalg.norm(left_x), np.linalg.norm(left_y)
+    scale_x, scale_y = float(np.linalg.norm(left_x)), float(np.linalg.norm(left_y))
     spread = float(((y - y.mean()) ** 2).sum())
     explained = 1 - scale_y**2 / spread if spread > 0 else None
     for scale, whole, what in ((scale_x, x, "diversity"), (scale_y, y, "performance")):
@@ -165,7 +166,7 @@ def complexity_matched(
     for group in _groups([point for point in points if point["benchmark"] in matched]):
         found = r_squared(group.x, group.y)
         limits = {"r2": found.r2, "ci_low": found.low, "ci_high": found.high, "p_value": found.p_value}
-        rows.append({**group.what, **limits, "note": found.note.replace("points", "benchmarks")})
+        rows.append({**group.what, **limits, "note": in_words(found.note, group.what["metric"])})
     listed = []
     for name in names:
         values = np.asarray(norms[name], float)
