@@ -265,3 +265,67 @@ def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
         if _plain(name) == _plain(benchmark):
             return values.get(_plain(probe))
     return None
+
+
+def holm(p_values):
+    """Interim, until branch stats."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    out, top = [None] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        top = max(top, min(1.0, p * (len(known) - rank)))
+        out[i] = top
+    return out
+
+
+def from_summaries(r2, n):
+    """Interim, until branch stats."""
+    rows, diffs = [], []
+    for m, metrics in r2.items():
+        for metric, v in metrics.items():
+            t = math.sqrt(v * (n - 2) / (1 - v))
+            low, high = r2_interval(math.sqrt(v), n)
+            rows.append(
+                dict(
+                    method=m,
+                    metric=metric,
+                    test_set="published",
+                    n=n,
+                    r2=v,
+                    ci_low=low,
+                    ci_high=high,
+                    p_value=float(2 * special.stdtr(n - 2, -t)),
+                    note="",
+                )
+            )
+    names = list(r2)
+    for metric in METRICS:
+        mine = []
+        for i, other in enumerate(names):
+            for m in names[i + 1 :]:
+                z = (math.atanh(math.sqrt(r2[m][metric])) - math.atanh(math.sqrt(r2[other][metric]))) / math.sqrt(
+                    2 / (n - 3)
+                )
+                p = float(2 * special.ndtr(-abs(z)))
+                mine.append(
+                    dict(
+                        method=m,
+                        other=other,
+                        metric=metric,
+                        test_set="published",
+                        n=n,
+                        r2=r2[m][metric],
+                        other_r2=r2[other][metric],
+                        difference=r2[m][metric] - r2[other][metric],
+                        low=None,
+                        high=None,
+                        p_value=p,
+                        note="",
+                    )
+                )
+        for row, p in zip(mine, holm([r["p_value"] for r in mine])):
+            row["p_holm"] = p
+            row["decided"] = p < 0.05
+        diffs += mine
+    for row, p in zip(rows, holm([r["p_value"] for r in rows])):
+        row["p_holm"] = p
+    return rows, diffs
