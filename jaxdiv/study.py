@@ -454,9 +454,7 @@ class _Maker:
             found = correlated.result
             report.write_report(
                 folder,
-                found["diversity"],
-                found["points"],
-                found["correlations"],
+                found,
                 config.to_dict(),
                 {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
                 failures,
