@@ -1,19 +1,42 @@
-"""Diversity against performance over benchmarks: R², its interval, its trend line, and the published values.
+"""Diversity against performance over benchmarks: R², what is uncertain about it, and which methods differ.
 
 A *point* is a mapping with the keys of `points.csv` (benchmark, method, seed, test_set, diversity, accuracy,
 accuracy_ci, loss, loss_ci, ...): one trained learner on one test set. Diversity is a cosine distance (0 to
 1), accuracy a fraction of query images, loss a cross-entropy in nats per query image; `_ci` is the half-width
-of a 95% interval over test tasks.
+of a 95% interval over tasks.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
 from jaxdiv.errors import InputError
+from jaxdiv.inference import (
+    difference_interval,
+    fisher_difference,
+    holm,
+    overlap,
+    p_of_r,
+    r2_interval,
+    r_interval,
+    reliability,
+    spearman_interval,
+    squared,
+    williams,
+)
+from jaxdiv.resampling import (
+    leave_one_out,
+    percentile_interval,
+    permutation_p,
+    resample,
+    row_pearson,
+    row_slope,
+    row_spearman,
+)
 
 METHODS = {
     "pt": "PT",
@@ -24,46 +47,6 @@ METHODS = {
 }
 METRICS = {"accuracy": "accuracy", "loss": "cross-entropy"}
 TEST_SETS = ("own", "fixed")
-
-# Published values, "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of
-# MAML Over Pre-training". Table 1: diversity coefficient and half-width of its 95% interval, train split.
-PAPER_TABLE1: dict[str, dict[str, tuple[float, float]]] = {
-    "CIFAR-FS": {"resnet18": (0.106, 0.00166), "resnet34": (0.0890, 0.00199)},
-    "FC100": {"resnet18": (0.107, 0.00149), "resnet34": (0.0903, 0.00389)},
-    "Aircraft": {"resnet18": (0.110, 0.00127), "resnet34": (0.0932, 0.00109)},
-    "Flower": {"resnet18": (0.138, 0.00288), "resnet34": (0.117, 0.00234)},
-    "DTD": {"resnet18": (0.129, 0.00227), "resnet34": (0.111, 0.00228)},
-    "CUBirds": {"resnet18": (0.120, 0.00161), "resnet34": (0.104, 0.00149)},
-    "Omniglot": {"resnet18": (0.159, 0.00472), "resnet34": (0.136, 0.00421)},
-    # Equals the group's own Mini-ImageNet value, not its Mini-ImageNet + Omniglot one (.216): probably
-    # mislabelled.
-    "MIO": {"resnet18": (0.1191, 0.0015), "resnet34": (0.1013, 0.00122)},
-    "hdb7-afto": {"resnet18": (0.171, 0.01435), "resnet34": (0.148, 0.01179)},
-    "hdb8-cado": {"resnet18": (0.174, 0.01), "resnet34": (0.155, 0.00845)},
-    "hdb9-cavdo": {"resnet18": (0.180, 0.0092), "resnet34": (0.143, 0.00844)},
-    "hdb10-micova": {"resnet18": (0.171, 0.0101), "resnet34": (0.144, 0.00766)},
-}
-# Table 2: R² over the 12 benchmarks above. Which test set they were taken on is not said.
-PAPER_TABLE2: dict[str, dict[str, float]] = {
-    "pt": {"accuracy": 0.149, "loss": 0.137},
-    "fo_maml_5": {"accuracy": 0.168, "loss": 0.184},
-    "fo_maml_10": {"accuracy": 0.152, "loss": 0.174},
-    "ho_maml_5": {"accuracy": 0.398, "loss": 0.074},
-    "ho_maml_10": {"accuracy": 0.416, "loss": 0.203},
-}
-PAPER_BENCHMARKS = len(PAPER_TABLE1)
-_PAPER_ALIASES = {
-    "flowers": "flower",
-    "vggflower": "flower",
-    "vggflowers": "flower",
-    "flowers102": "flower",
-    "cub": "cubirds",
-    "cub200": "cubirds",
-    "cub2002011": "cubirds",
-    "fgvcaircraft": "aircraft",
-    "hdb1": "mio",
-    "hdb1mio": "mio",
-}
 
 
 class RSquared(NamedTuple):
@@ -88,27 +71,6 @@ class Band(NamedTuple):
     high: np.ndarray | None
 
 
-def r_interval(r: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a Pearson r over `n` points: tanh(artanh r ± 1.96/√(n-3)), by Fisher's z.
-
-    With n ≤ 3 the standard error of z is undefined, and the interval is all of (-1, 1). Source: Fisher 1921.
-    """
-    if n <= 3:
-        return -1.0, 1.0
-    if abs(r) >= 1:
-        return float(r), float(r)
-    half = float(special.ndtri(0.975)) / math.sqrt(n - 3)
-    z = math.atanh(r)
-    return math.tanh(z - half), math.tanh(z + half)
-
-
-def r2_interval(r: float, n: int) -> tuple[float, float]:
-    """The 95% interval of r² that follows from `r_interval`: from 0 where the interval of r holds 0."""
-    low, high = r_interval(r, n)
-    ends = sorted((low * low, high * high))
-    return (0.0 if low <= 0 <= high else ends[0]), ends[1]
-
-
 def smallest_significant_r2(n: int) -> float | None:
     """The smallest R² over `n` points that differs from zero at the two-sided 5% level; None if n < 3."""
     if n < 3:
@@ -122,7 +84,7 @@ def _varies(values: np.ndarray) -> bool:
     return float(np.ptp(values)) > 1e-12 * float(np.abs(values).max())
 
 
-def r_squared(x: Sequence[float], y: Sequence[float]) -> RSquared:
+def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> RSquared:
     """R² of the degree-1 fit y = slope·x + intercept: the squared Pearson correlation.
 
     The p-value is two-sided against r = 0 (SciPy's `pearsonr`); `low` and `high` bound R² by the 95% Fisher-z
@@ -186,9 +148,9 @@ def in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
 def average_seeds(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per benchmark, method and test set: the means over its seeds.
 
-    Keys: benchmark, method, test_set, diversity, seeds (how many), and per metric the mean (`accuracy`), the
-    mean half-width (`accuracy_ci`; never too narrow for the mean, whether or not seeds share test tasks) and
-    the values seed by seed (`accuracy_seeds`). A metric with a value that is not finite is None.
+    Keys: benchmark, method, test_set, diversity, diversity_ci, seeds (how many), and per metric the mean
+    (`accuracy`), the mean half-width (`accuracy_ci`; never too narrow for the mean, whether or not seeds share
+    test tasks) and the values seed by seed (`accuracy_seeds`). A value that is missing or not finite is None.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for point in points:
@@ -205,6 +167,7 @@ def average_seeds(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "method": method,
             "test_set": test_set,
             "diversity": mean([p["diversity"] for p in group if p.get("diversity") is not None]),
+            "diversity_ci": mean([p["diversity_ci"] for p in group if p.get("diversity_ci") is not None]),
             "seeds": len(group),
         }
         for metric in METRICS:
@@ -215,117 +178,251 @@ def average_seeds(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def correlations(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Table 2: per method, metric and test set, R² of performance on diversity over the benchmarks.
+CORRELATION_COLUMNS = (
+    *("method", "metric", "test_set", "n"),
+    *("r2", "ci_low", "ci_high", "p_value", "p_holm", "p_permutation"),
+    *("boot_low", "boot_high", "slope", "slope_low", "slope_high", "intercept", "boot_slope_low", "boot_slope_high"),
+    *("r", "r_low", "r_high"),
+    *("spearman", "spearman_low", "spearman_high", "spearman_p", "boot_spearman_low", "boot_spearman_high"),
+    *("boot_dropped", "loo_low", "loo_high", "influential", "influential_r2"),
+    *("reliability", "r2_true", "true_low", "true_high", "note"),
+)
+DIFFERENCE_COLUMNS = (
+    *("method", "other", "metric", "test_set", "n", "r2", "other_r2", "difference", "low", "high"),
+    *("boot_low", "boot_high", "statistic", "p_value", "p_holm", "decided", "note"),
+)
 
-    Seeds are averaged first, since a benchmark is one point. Rows have method, metric, test_set, r2, ci_low,
-    ci_high, p_value, n (benchmarks used), slope, intercept, note. A benchmark whose value is missing or not
-    finite is left out and named in the note. Undefined numbers are None, never NaN.
+
+def correlations(points: Sequence[Mapping[str, Any]], draws: int = 9999, seed: int = 0) -> list[dict[str, Any]]:
+    """Table 2: per method, metric and test set, R² of performance on diversity over the benchmarks, and its limits.
+
+    Seeds are averaged first, since a benchmark is one point. Rows have CORRELATION_COLUMNS: a number that is
+    undefined is None, never NaN, and `note` says why; a benchmark whose value is missing or not finite is left
+    out and named there. All intervals are of 95%.
+
+    - r2, ci_low, ci_high, p_value, slope, intercept: `r_squared`. slope_low, slope_high: Student's t.
+      r, r_low, r_high: `r_interval`. spearman_low, spearman_high: `spearman_interval`; spearman_p and
+      p_permutation: `permutation_p`, of ranks and of values. p_holm: over all rows.
+    - boot_*: percentiles over `draws` resamples of benchmarks in which each value is also redrawn within its own
+      error (`resample`; an error that is unknown counts as 0); boot_dropped resamples said nothing.
+    - loo_low, loo_high: the range of R² with one benchmark left out; influential: whose leaving moves R² most, to
+      influential_r2.
+    - reliability: of diversity times of performance. r2_true, true_low, true_high: R² and interval over that, the
+      estimate for values without noise (Spearman 1904), its own error not counted.
     """
     averaged = average_seeds(points)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for method in in_order((p["method"] for p in averaged), METHODS):
-        for metric, metric_name in METRICS.items():
+        for metric in METRICS:
             for test_set in in_order((p["test_set"] for p in averaged if p["method"] == method), TEST_SETS):
-                group = [p for p in averaged if p["method"] == method and p["test_set"] == test_set]
-                used = [p for p in group if p["diversity"] is not None and p[metric] is not None]
-                lost = sorted(p["benchmark"] for p in group if p not in used)
-                found = r_squared([p["diversity"] for p in used], [p[metric] for p in used])
-                note = found.note.replace("same x", "same diversity").replace("same y", f"same {metric_name}")
-                note = note.replace("points", "benchmarks").replace("point,", "benchmark,")
-                if lost:
-                    reason = f"left out, diversity or {metric_name} missing or not finite: {', '.join(lost)}"
-                    note = f"{note}; {reason}" if note else reason
-                rows.append(
-                    {
-                        "method": method,
-                        "metric": metric,
-                        "test_set": test_set,
-                        "r2": found.r2,
-                        "ci_low": found.low,
-                        "ci_high": found.high,
-                        "p_value": found.p_value,
-                        "n": found.n,
-                        "slope": found.slope,
-                        "intercept": found.intercept,
-                        "note": note,
-                    }
-                )
+                used, lost = _benchmarks(averaged, method, metric, test_set)
+                head = {"method": method, "metric": metric, "test_set": test_set}
+                rows.append(dict.fromkeys(CORRELATION_COLUMNS) | head | _correlation(used, lost, metric, draws, seed))
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
     return rows
 
 
-def _plain(name: str) -> str:
-    bare = "".join(c for c in name.lower() if c.isalnum())
-    return _PAPER_ALIASES.get(bare, bare)
+def _benchmarks(
+    averaged: Sequence[dict[str, Any]], method: str, metric: str, test_set: str
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The benchmarks of a correlation by name, sorted, and the names of those without a finite value."""
+    group = {p["benchmark"]: p for p in averaged if p["method"] == method and p["test_set"] == test_set}
+    used = {b: p for b, p in sorted(group.items()) if p["diversity"] is not None and p[metric] is not None}
+    return used, sorted(group.keys() - used.keys())
 
 
-def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
-    """The published diversity of a benchmark (in any spelling) and probe, and its half-width; or None."""
-    for name, values in PAPER_TABLE1.items():
-        if _plain(name) == _plain(benchmark):
-            return values.get(_plain(probe))
-    return None
+def _values(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], float)
 
 
-def holm(p_values):
-    """Interim, until branch stats."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    out, top = [None] * len(p_values), 0.0
-    for rank, (p, i) in enumerate(known):
-        top = max(top, min(1.0, p * (len(known) - rank)))
-        out[i] = top
-    return out
+def _errors(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray | None:
+    """The standard errors of averaged rows, or None where one is unknown.
+
+    Over tasks, and over seeds where there are several, since these also differ by their training.
+    """
+    found = []
+    for row in rows:
+        if row[f"{name}_ci"] is None:
+            return None
+        seeds = row.get(f"{name}_seeds", ())
+        between = np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0
+        found.append(math.sqrt((row[f"{name}_ci"] / 1.96) ** 2 + between))
+    return np.array(found)
 
 
-def from_summaries(r2, n):
-    """Interim, until branch stats."""
-    rows, diffs = [], []
-    for m, metrics in r2.items():
-        for metric, v in metrics.items():
-            t = math.sqrt(v * (n - 2) / (1 - v))
-            low, high = r2_interval(math.sqrt(v), n)
-            rows.append(
-                dict(
-                    method=m,
-                    metric=metric,
-                    test_set="published",
-                    n=n,
-                    r2=v,
-                    ci_low=low,
-                    ci_high=high,
-                    p_value=float(2 * special.stdtr(n - 2, -t)),
-                    note="",
-                )
-            )
-    names = list(r2)
-    for metric in METRICS:
-        mine = []
-        for i, other in enumerate(names):
-            for m in names[i + 1 :]:
-                z = (math.atanh(math.sqrt(r2[m][metric])) - math.atanh(math.sqrt(r2[other][metric]))) / math.sqrt(
-                    2 / (n - 3)
-                )
-                p = float(2 * special.ndtr(-abs(z)))
-                mine.append(
-                    dict(
-                        method=m,
-                        other=other,
-                        metric=metric,
-                        test_set="published",
-                        n=n,
-                        r2=r2[m][metric],
-                        other_r2=r2[other][metric],
-                        difference=r2[m][metric] - r2[other][metric],
-                        low=None,
-                        high=None,
-                        p_value=p,
-                        note="",
-                    )
-                )
-        for row, p in zip(mine, holm([r["p_value"] for r in mine])):
-            row["p_holm"] = p
-            row["decided"] = p < 0.05
-        diffs += mine
-    for row, p in zip(rows, holm([r["p_value"] for r in rows])):
-        row["p_holm"] = p
-    return rows, diffs
+def _in_words(note: str, metric: str) -> str:
+    note = note.replace("same x", "same diversity").replace("same y", f"same {METRICS[metric]}")
+    return note.replace("points", "benchmarks").replace("point,", "benchmark,")
+
+
+def _correlation(
+    used: Mapping[str, dict[str, Any]], lost: Sequence[str], metric: str, draws: int, seed: int
+) -> dict[str, Any]:
+    """What `correlations` says of the benchmarks `used`."""
+    x, y = _values(used.values(), "diversity"), _values(used.values(), metric)
+    n, found = len(x), r_squared(x, y)
+    notes = [_in_words(found.note, metric)] if found.note else []
+    if lost:
+        notes.append(f"left out, diversity or {METRICS[metric]} missing or not finite: {', '.join(lost)}")
+    row: dict[str, Any] = {"n": n, "slope": found.slope, "intercept": found.intercept}
+    if found.r is None or found.slope is None:
+        return row | {"note": "; ".join(notes)}
+    from scipy import stats
+
+    r_low, r_high = r_interval(found.r, n)
+    half = float(special.stdtrit(n - 2, 0.975) * stats.linregress(x, y).stderr)
+    ranks = stats.rankdata(x), stats.rankdata(y)
+    spearman = float(row_pearson(*ranks))
+    spearman_low, spearman_high = spearman_interval(spearman, n)
+    row |= {
+        "r2": found.r2,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "p_value": found.p_value,
+        "p_permutation": permutation_p(x, y, draws, seed),
+        "slope_low": found.slope - half,
+        "slope_high": found.slope + half,
+        "r": found.r,
+        "r_low": r_low,
+        "r_high": r_high,
+        "spearman": spearman,
+        "spearman_low": spearman_low,
+        "spearman_high": spearman_high,
+        "spearman_p": permutation_p(*ranks, draws, seed),
+    }
+    errors = _errors(used.values(), "diversity"), _errors(used.values(), metric)
+    known = [np.zeros(n) if e is None else e for e in errors]
+    samples = resample(np.stack([x, y]), np.stack(known), draws, seed)
+    row["boot_dropped"] = draws - samples.shape[1]
+    boot_r = percentile_interval(row_pearson(*samples))
+    row["boot_low"], row["boot_high"] = boot_r if boot_r[0] is None else squared(*boot_r)
+    row["boot_slope_low"], row["boot_slope_high"] = percentile_interval(row_slope(*samples))
+    row["boot_spearman_low"], row["boot_spearman_high"] = percentile_interval(row_spearman(*samples))
+    without = leave_one_out(x, y)
+    if n > 3 and np.isfinite(without).any():
+        moved = int(np.nanargmax(np.abs(without - found.r2)))
+        row |= {"loo_low": float(np.nanmin(without)), "loo_high": float(np.nanmax(without))}
+        row |= {"influential": list(used)[moved], "influential_r2": float(without[moved])}
+    if errors[0] is not None and errors[1] is not None:
+        row["reliability"] = share = reliability(x, errors[0]) * reliability(y, errors[1])
+        if share > 0:
+            row["r2_true"], row["true_low"], row["true_high"] = (min(1.0, v / share) for v in _estimate(found.r, n))
+        else:
+            notes.append("the values' errors are as large as their spread: nothing to correct R² by")
+    return row | {"note": "; ".join(notes)}
+
+
+def differences(points: Sequence[Mapping[str, Any]], draws: int = 9999, seed: int = 0) -> list[dict[str, Any]]:
+    """Whether two methods' R² differ, per pair of methods, metric and test set, over the benchmarks both have.
+
+    Rows have DIFFERENCE_COLUMNS: `difference` is r2 of `method` minus that of `other`, the earlier in METHODS. low,
+    high: `difference_interval` of the two `r2_interval`s, which knows that the methods share benchmarks and their
+    diversity. boot_low, boot_high: percentiles over resamples as in `correlations`, both methods' values of a
+    benchmark together. statistic, p_value: `williams`, of the two |r|, since R² does not know their signs. p_holm:
+    over the rows of a metric and test set; decided: p_holm < .05. Undefined numbers are None, and `note` says why.
+    """
+    averaged = average_seeds(points)
+    rows = []
+    for other, method in combinations(in_order((p["method"] for p in averaged), METHODS), 2):
+        for metric in METRICS:
+            tests = in_order((p["test_set"] for p in averaged if p["method"] in (method, other)), TEST_SETS)
+            for test_set in tests:
+                (first, _), (second, _) = (_benchmarks(averaged, m, metric, test_set) for m in (method, other))
+                both = sorted(first.keys() & second.keys())
+                lost = sorted({p["benchmark"] for p in averaged if p["test_set"] == test_set} - set(both))
+                head = {"method": method, "other": other, "metric": metric, "test_set": test_set}
+                pair = [first[b] for b in both], [second[b] for b in both]
+                rows.append(dict.fromkeys(DIFFERENCE_COLUMNS) | head | _difference(*pair, lost, metric, draws, seed))
+    _decide(rows)
+    return rows
+
+
+def _difference(
+    first: Sequence[Mapping[str, Any]],
+    second: Sequence[Mapping[str, Any]],
+    lost: Sequence[str],
+    metric: str,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What `differences` says of two methods over the same benchmarks."""
+    x, ys = _values(first, "diversity"), [_values(rows, metric) for rows in (first, second)]
+    n, found = len(x), [r_squared(x, y) for y in ys]
+    notes = [_in_words(note, metric) for note in dict.fromkeys(f.note for f in found if f.note)]
+    if lost:
+        notes.append(f"not in both, or not finite: {', '.join(lost)}")
+    row: dict[str, Any] = {"n": n, "r2": found[0].r2, "other_r2": found[1].r2, "note": "; ".join(notes)}
+    if found[0].r is None or found[1].r is None:
+        return row
+    # R² does not know the sign: turn a falling series over, so that equal R² means equal r.
+    r1, r2 = abs(found[0].r), abs(found[1].r)
+    r12 = float(row_pearson(*ys)) * math.copysign(1, found[0].r * found[1].r)
+    low, high = difference_interval(_estimate(r1, n), _estimate(r2, n), overlap(r1, r2, r12))
+    statistic, p_value = williams(r1, r2, r12, n)
+    errors = [_errors(rows, name) for rows, name in ((first, "diversity"), (first, metric), (second, metric))]
+    known = [np.zeros(n) if e is None else e for e in errors]
+    samples = resample(np.stack([x, *ys]), np.stack(known), draws, seed)
+    boot = percentile_interval(row_pearson(samples[0], samples[1]) ** 2 - row_pearson(samples[0], samples[2]) ** 2)
+    return row | {
+        "difference": r1 * r1 - r2 * r2,
+        "low": max(-1.0, low),
+        "high": min(1.0, high),
+        "boot_low": boot[0],
+        "boot_high": boot[1],
+        "statistic": statistic,
+        "p_value": p_value,
+    }
+
+
+def _estimate(r: float, n: int) -> tuple[float, float, float]:
+    """R² and its interval."""
+    return (r * r, *r2_interval(r, n))
+
+
+def _decide(rows: Sequence[dict[str, Any]]) -> None:
+    """Sets p_holm and decided, by metric and test set."""
+    for family in {(row["metric"], row["test_set"]) for row in rows}:
+        mine = [row for row in rows if (row["metric"], row["test_set"]) == family]
+        for row, adjusted in zip(mine, holm([row["p_value"] for row in mine]), strict=True):
+            row |= {"p_holm": adjusted, "decided": adjusted is not None and adjusted < 0.05}
+
+
+def from_summaries(r2: Mapping[str, Mapping[str, float]], n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What published R², by method and metric over `n` benchmarks, support without their points.
+
+    Rows as of `correlations` and of `differences`, test_set "published". The sign of r is unknown and taken as
+    positive. That two methods share benchmarks cannot be used: their difference is Fisher's z of independent
+    samples (`fisher_difference`). What needs points is None. Raises InputError for an R² outside [0, 1].
+    """
+    rows: list[dict[str, Any]] = []
+    for method in in_order(r2, METHODS):
+        for metric in in_order(r2[method], METRICS):
+            value = r2[method][metric]
+            if not 0 <= value <= 1:
+                raise InputError(f"R² of {method}, {metric} is {value}; it must lie between 0 and 1")
+            r = math.sqrt(value)
+            (r_low, r_high), (low, high) = r_interval(r, n), r2_interval(r, n)
+            head = {"method": method, "metric": metric, "test_set": "published", "n": n, "r": r, "r2": value}
+            limits = {"ci_low": low, "ci_high": high, "r_low": r_low, "r_high": r_high, "p_value": p_of_r(r, n)}
+            note = "from R² and n alone; r taken as positive"
+            rows.append(dict.fromkeys(CORRELATION_COLUMNS) | head | limits | {"note": note})
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    pairs = []
+    for second, first in combinations(rows, 2):
+        if first["metric"] != second["metric"]:
+            continue
+        first_r, second_r = first["r"], second["r"]
+        low, high = difference_interval(_estimate(first_r, n), _estimate(second_r, n), 0.0)
+        statistic, p_value = fisher_difference(first_r, second_r, n, n)
+        pairs.append(
+            dict.fromkeys(DIFFERENCE_COLUMNS)
+            | {"method": first["method"], "other": second["method"], "metric": first["metric"], "n": n}
+            | {"test_set": "published", "r2": first["r2"], "other_r2": second["r2"]}
+            | {"difference": first["r2"] - second["r2"], "low": max(-1.0, low), "high": min(1.0, high)}
+            | {"statistic": statistic, "p_value": p_value}
+            | {"note": "from R² and n alone, as if the methods shared no benchmarks; r taken as positive"}
+        )
+    _decide(pairs)
+    return rows, pairs

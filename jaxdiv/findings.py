@@ -33,7 +33,7 @@ def headline(analysis: Mapping[str, Any], failures: Sequence[Row], fixed_test_se
         text.append(f"Does diversity predict accuracy on the {name}? {_answer(mine)}")
         apart = _of(analysis.get("differences"), test_set, "accuracy")
         if any(row.get("p_value") is not None for row in apart):
-            text.append(f"Does it for one method more than for another, there? {_ranking(apart)}")
+            text.append(f"Is one method's R² above another's there? {_ranking(apart)}")
     verdicts = [row for row in analysis.get("verdicts") or [] if row["metric"] == "accuracy" and row.get("verdict")]
     if verdicts:
         test_set = in_order((row["test_set"] for row in verdicts), list(names))[-1]
@@ -131,19 +131,26 @@ def _answer(rows: Sequence[Row]) -> str:
 
 
 def _ranking(rows: Sequence[Row]) -> str:
-    """Which methods' R² are told apart."""
+    """Which methods' R² are told apart; if none are, the study's own claim (or the largest difference)."""
     known = [row for row in rows if row.get("p_value") is not None]
     decided = [row for row in known if row.get("decided")]
-    gap = lambda row: span(row["difference"], row.get("low"), row.get("high"))
+
+    def words(row: Row, joint: str) -> str:
+        """The pair, the larger R² first, and by how much."""
+        pair, values = (row["method"], row["other"]), (row["difference"], row.get("low"), row.get("high"))
+        if row["difference"] < 0:
+            low, high = (None if value is None else -value for value in (row.get("high"), row.get("low")))
+            pair, values = pair[::-1], (-row["difference"], low, high)
+        return joint.join(map(method_name, pair)) + f" by {span(*values)}"
+
     if decided:
-        order = lambda row: (row["method"], row["other"]) if row["difference"] > 0 else (row["other"], row["method"])
-        pairs = listed(" above ".join(map(method_name, order(row))) + f" ({gap(row)})" for row in decided)
         left = len(known) - len(decided)
-        return f"R² differs: {pairs}" + (f"; {_many(left, 'other pair')} undecided." if left else ".")
-    widest = max(known, key=lambda row: abs(row["difference"]))
-    pair = f"{method_name(widest['method'])} minus {method_name(widest['other'])}: {gap(widest)}"
+        rest = f"; {_many(left, 'other pair')} undecided" if left else ""
+        return f"R² differs: {listed(words(row, ' above ') for row in decided)}{rest}."
+    claimed = [row for row in known if {row["method"], row["other"]} == {"ho_maml_10", "pt"}]
+    shown = claimed[0] if claimed else max(known, key=lambda row: abs(row["difference"]))
     several = f"none of {len(known)} differences of R² is" if len(known) > 1 else "the difference of R² is not"
-    return f"Undecided: {several} significant (the largest, {pair}, p {p_text(widest['p_value'])} uncorrected)."
+    return f"Undecided: {several} significant ({words(shown, ' is above ')}, p {p_text(shown['p_value'])} uncorrected)."
 
 
 def _correlations(rows: Sequence[Row], metric: str) -> list[str]:
@@ -318,7 +325,8 @@ def _support(analysis: Mapping[str, Any]) -> list[str]:
             between = " to ".join(dict.fromkeys((ends[0], ends[-1])))
             best = max(noisy, key=lambda row: row["r2"])
             text.append(
-                f"Errors of measurement lower R² (reliability {between}); without them the largest, {short(best['r2'])} of {method_name(best['method'])}, would be "
+                f"Errors of measurement lower R² (reliability {between}); without them the largest, "
+                f"{short(best['r2'])} of {method_name(best['method'])}, would be "
                 f"{span(best['r2_true'], best.get('true_low'), best.get('true_high'))}."
             )
         owed = "" if analysis.get("partial") else ", and the size of the data is not controlled here"
@@ -357,11 +365,10 @@ def _paper(rows: Sequence[Row], differences: Sequence[Row]) -> list[str]:
     )
     for row in differences:
         if (row["method"], row["other"], row["metric"]) == ("ho_maml_10", "pt", "accuracy"):
-            z = abs(float(special.ndtri(row["p_value"] / 2)))
             state = "decided" if row.get("decided") else "undecided"
             text.append(
                 f"Whether {method_name('ho_maml_10')} is above PT in accuracy ({short(row['r2'])} and "
-                f"{short(row['other_r2'])}) is {state}: z = {short(z)}, p {p_text(row['p_value'])}."
+                f"{short(row['other_r2'])}) is {state}: z = {short(row['statistic'])}, p {p_text(row['p_value'])}."
             )
     return text
 

@@ -27,7 +27,8 @@ FIGURES = {
     "figure4": (
         "Figure 4. MAML over PT against diversity",
         "Cohen's d of MAML's accuracy over PT's on the same test tasks; above the line MAML is better. Bars: 95% "
-        "intervals. Grey: the d of a difference below 1%. Line: least squares, with its pointwise 95% band. p is uncorrected.",
+        "intervals. Grey: the d of a difference below 1%. Line: least squares, with its pointwise 95% band. "
+        "p is uncorrected.",
     ),
     "figure5": (
         "Figure 5. The controlled experiment",

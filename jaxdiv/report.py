@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdiv.correlate import PAPER_BENCHMARKS, PAPER_TABLE2, from_summaries, holm
+from jaxdiv.correlate import from_summaries
 from jaxdiv.figures import plot_data
 from jaxdiv.findings import headline, summary
 from jaxdiv.formats import to_csv, to_latex, to_terminal
+from jaxdiv.inference import holm
 from jaxdiv.page import FIGURES, build_page
 from jaxdiv.panels import draw_all
+from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE2
 from jaxdiv.tables import all_tables, table1, table2
 from jaxdiv.units import replacing
 

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from jaxdiv.correlate import PAPER_TABLE1
 from jaxdiv.diversity import Estimate
 from jaxdiv.figures import INK, RC
 from jaxdiv.formats import to_csv
+from jaxdiv.published import PAPER_TABLE1
 from jaxdiv.tables import table1
 from jaxdiv.units import replacing
 from jaxdiv.wording import short

@@ -5,15 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from jaxdiv.correlate import (
-    METRICS,
-    PAPER_BENCHMARKS,
-    PAPER_TABLE1,
-    PAPER_TABLE2,
-    paper_diversity,
-    r2_interval,
-)
+from jaxdiv.correlate import METRICS
 from jaxdiv.formats import Column, Table
+from jaxdiv.inference import r2_interval
+from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE1, PAPER_TABLE2, paper_diversity
 from jaxdiv.wording import DASH, by_method, method_name, p_cell, plain, r2_cell, short, span
 
 Row = Mapping[str, Any]
@@ -67,7 +62,8 @@ def _p(heading: str, key: str) -> Column:
 
 
 def _yes(heading: str, key: str) -> Column:
-    return Column(heading, lambda row: "" if row.get(key) is None else "yes" if row[key] else "no", number=False)
+    said: dict[Any, str] = {True: "yes", False: "no"}
+    return Column(heading, lambda row: said.get(row.get(key), ""), number=False)
 
 
 _METHOD = Column("method", lambda row: method_name(row["method"]), number=False)
@@ -194,8 +190,8 @@ def correlations_table(rows: Sequence[Row]) -> Table:
     ]
     text = (
         "Slope: change of performance per 1 of diversity. Bootstrap: over benchmarks, diversity and performance "
-        "redrawn within their own errors. One left out: the range of R² when any one benchmark is. Noise corrected: what R² "
-        "would be without the errors of measurement (Spearman's attenuation)."
+        "redrawn within their own errors. One left out: the range of R² when any one benchmark is. Noise corrected: "
+        "what R² would be without the errors of measurement (Spearman's attenuation)."
     )
     return _table("correlations", "Correlations in full", text, columns, rows)
 
