@@ -244,9 +244,7 @@ def d_on_diversity(rows: Sequence[Row]) -> list[Row]:
             mine = [r for r in rows if (r["method"], r["test_set"]) == (method, test_set) and r["d"] is not None]
             fit = r_squared([row["diversity"] for row in mine], [row["d"] for row in mine])
             limits = {"n": fit.n, "r2": fit.r2, "ci_low": fit.low, "ci_high": fit.high, "p_value": fit.p_value}
-            note = (
-                fit.note.replace("points", "benchmarks").replace("same x", "same diversity").replace("same y", "same d")
-            )
+            note = in_words(fit.note.replace("same y", "same d"), "accuracy")
             found.append({"method": method, "test_set": test_set, **limits, "slope": fit.slope, "note": note})
     return found
 

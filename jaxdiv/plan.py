@@ -179,14 +179,17 @@ class Maker:
         """What a train split is made from."""
         return [*self.prepared(benchmark, pixels), *([self.selection()] if self.controlled else [])]
 
+    def _shown(self) -> Iterable[str]:
+        """The benchmarks whose images are shown: of subsets, the pool that they are from."""
+        return [self.config.controlled.pool] if self.controlled else self.names
+
     def show_data(self, units: Iterable[Unit], console: Console) -> None:
         """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
         folder = self.workdir / "data"
         tables = {unit.name.removeprefix("prepare/"): unit.result for unit in units if unit.stage == "prepare"}
         manifest: dict[str, Any] = {"tables": tables, "benchmarks": {}}
         pixels = max([self.config.probe.pixels, *([self.config.learner.pixels] if self.config.methods else [])])
-        shown = [self.config.controlled.pool] if self.controlled else self.names
-        for name in shown:
+        for name in self._shown():
             parts = [unit.result for unit in self.prepared(name, pixels)]
             of_split = lambda split, parts=parts: {
                 what: sum(part[split][what] for part in parts) for what in ("classes", "images")
@@ -198,7 +201,7 @@ class Maker:
         if file.exists() and file.read_text() == text:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for name in shown:
+        for name in self._shown():
             stored = [store.read_table(unit.scratch) for unit in self.prepared(name, pixels)]
             with replacing(folder / f"{name}.png") as temporary:
                 benchmarks.sheet(name, stored).save(temporary, "PNG")
@@ -418,14 +421,13 @@ class Maker:
             found = correlated.result
             report.write_report(
                 folder,
-                found["diversity"],
-                found["points"],
-                found["correlations"],
+                found,
                 config.to_dict(),
                 {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
                 failures,
                 # As the user named it: the union of all data sets spelt out would fill a figure's title.
                 config.evaluation.fixed_test_set,
+                {name: self.workdir / "data" / f"{name}.png" for name in self._shown()},
             )
             write_curves(folder, self._curves())
             return {"folder": str(folder)}, {}
