@@ -129,10 +129,10 @@ def _check_controlled(config: ConfigDict) -> None:
             "--config.data.cut"
         )
     sets = len(benchmarks.components(chosen.pool))
-    if chosen.classes % sets or chosen.classes // sets < task.ways or 2 * chosen.classes > chosen.candidates * sets:
+    if chosen.classes % sets or chosen.classes // sets < task.ways or 4 * chosen.classes > chosen.candidates * sets:
         raise InputError(
             f"--config.controlled.classes is {chosen.classes}: it must be one number for each of the {sets} data "
-            f"sets of the pool, at least ways={task.ways} and at most half of --config.controlled.candidates="
+            f"sets of the pool, at least ways={task.ways} and at most a quarter of --config.controlled.candidates="
             f"{chosen.candidates}"
         )
     if chosen.images < each:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxdiv.data.episodes import ImageTable, read_images, sample_batch, take
 from jaxdiv.embedding import embed_tasks
+from jaxdiv.errors import InputError
 from jaxdiv.nets.resnet import Probe
 
 LEVELS = ("low", "middle", "high")
@@ -60,13 +61,19 @@ def choose(
     """Subsets by name, `low-1` to `high-N`: rows of `size` classes, as many of each kind.
 
     Subset n of every level is chosen from the same half of the classes, drawn anew for each n: the levels compare
-    within halves, and a level's subsets differ.
+    within halves, and a level's subsets differ. Raises InputError where a half leaves no choice.
     """
     rng = np.random.default_rng(seed)
     each = size // (kinds.max() + 1)
+    if np.bincount(kinds).min() < 4 * each:
+        raise InputError(
+            f"the pool has {np.bincount(kinds).min()} classes of one data set to choose {each} from, but needs four "
+            f"times as many: lower --config.controlled.classes"
+        )
     found: dict[str, np.ndarray] = {}
     for number in range(1, subsets + 1):
-        half = np.concatenate([_half(rng, np.flatnonzero(kinds == kind), each) for kind in np.unique(kinds)])
+        of_kinds = [rng.permutation(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
+        half = np.concatenate([rows[: len(rows) // 2] for rows in of_kinds])
         inside, of_kind = distances[np.ix_(half, half)], kinds[half]
         low, high = (_search(inside, of_kind, each, target, rng) for target in (0.0, 2.0))
         half_way = (mean_distance(inside, low) + mean_distance(inside, high)) / 2
@@ -74,10 +81,6 @@ def choose(
         for level, rows in zip(LEVELS, (low, middle, high), strict=True):
             found[f"{level}-{number}"] = np.sort(half[rows])
     return {name: found[name] for level in LEVELS for name in found if name.startswith(level)}
-
-
-def _half(rng: np.random.Generator, rows: np.ndarray, least: int) -> np.ndarray:
-    return rng.permutation(rows)[: max(least, len(rows) // 2)]
 
 
 def _search(distances: np.ndarray, kinds: np.ndarray, each: int, target: float, rng: np.random.Generator) -> np.ndarray:

@@ -60,12 +60,12 @@ def test_read_images_are_normalised_as_their_data_set_is():
 
 @pytest.fixture
 def distances():
-    points = np.random.default_rng(0).normal(size=(12, 3))
+    points = np.random.default_rng(0).normal(size=(16, 3))
     return np.linalg.norm(points[:, None] - points[None], axis=-1) / 4
 
 
 def test_the_search_finds_what_trying_every_subset_finds(distances):
-    kinds = np.repeat([0, 1], 6)
+    distances, kinds = distances[:12, :12], np.repeat([0, 1], 6)
     every = [
         np.array(a + b) for a in itertools.combinations(range(6), 2) for b in itertools.combinations(range(6, 12), 2)
     ]
@@ -77,7 +77,7 @@ def test_the_search_finds_what_trying_every_subset_finds(distances):
 
 
 def test_levels_are_ordered_within_each_block_and_equal_in_size(distances):
-    kinds = np.tile([0, 1], 6)
+    kinds = np.tile([0, 1], 8)
     found = subsets.choose(distances, kinds, 4, 3, seed=0)
     assert list(found) == [f"{level}-{n}" for level in subsets.LEVELS for n in (1, 2, 3)]
     for number in (1, 2, 3):
@@ -86,6 +86,11 @@ def test_levels_are_ordered_within_each_block_and_equal_in_size(distances):
     assert all(np.bincount(kinds[rows]).tolist() == [2, 2] and len(set(rows)) == 4 for rows in found.values())
     again = subsets.choose(distances, kinds, 4, 3, seed=0)
     assert all((found[name] == again[name]).all() for name in found)
+
+
+def test_a_pool_that_leaves_no_choice_is_refused(distances):
+    with pytest.raises(InputError, match=r"8 classes of one data set to choose 3 from.*--config.controlled.classes"):
+        subsets.choose(distances, np.tile([0, 1], 8), 6, 3, seed=0)
 
 
 def test_classes_that_look_alike_are_embedded_close_together():
