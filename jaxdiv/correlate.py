@@ -16,6 +16,7 @@ from scipy import special
 
 from jaxdiv.errors import InputError
 from jaxdiv.inference import (
+    corrected,
     difference_interval,
     fisher_difference,
     holm,
@@ -295,9 +296,11 @@ def _correlation(
     known = [np.zeros(n) if e is None else e for e in errors]
     samples = resample(np.stack([x, y]), np.stack(known), draws, seed)
     row["boot_dropped"] = draws - samples.shape[1]
-    boot_r = percentile_interval(row_pearson(*samples))
+    boot_r = percentile_interval(row_pearson(*samples), n)
+    # By way of r: the percentiles of r² itself never hold 0.
     row["boot_low"], row["boot_high"] = boot_r if boot_r[0] is None else squared(*boot_r)
-    row["boot_slope_low"], row["boot_slope_high"] = percentile_interval(row_slope(*samples))
+    row["boot_slope_low"], row["boot_slope_high"] = percentile_interval(row_slope(*samples), n)
+    # Not expanded: the ties of a resample already spread rank correlations enough (bench/statistics.py).
     row["boot_spearman_low"], row["boot_spearman_high"] = percentile_interval(row_spearman(*samples))
     without = leave_one_out(x, y)
     if n > 3 and np.isfinite(without).any():
@@ -307,7 +310,7 @@ def _correlation(
     if errors[0] is not None and errors[1] is not None:
         row["reliability"] = share = reliability(x, errors[0]) * reliability(y, errors[1])
         if share > 0:
-            row["r2_true"], row["true_low"], row["true_high"] = (min(1.0, v / share) for v in _estimate(found.r, n))
+            row["r2_true"], row["true_low"], row["true_high"] = corrected(found.r, n, share)
         else:
             notes.append("the values' errors are as large as their spread: nothing to correct R² by")
     return row | {"note": "; ".join(notes)}
