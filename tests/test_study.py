@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import default
-from jaxdiv import plan, study
+from jaxdiv import plan, settings, study
 from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -219,6 +220,58 @@ def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["default", "sample", "omniglot", "controlled", "paper"])
+def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    stages = [unit.stage for unit in plan.Maker(config, tmp_path).plan()]
+    assert stages == sorted(stages, key=settings.STAGES.index) and {"prepare", "diversity", "evaluate"} <= {*stages}
+    assert ("select" in stages) == (name == "controlled")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"controlled.pool": "gauss-0.5"},
+            ["--config.controlled.pool makes the benchmarks", "--config.benchmarks='()'"],
+        ),
+        ({"controlled.pool": "gauss-0.5", "benchmarks": ()}, ["--config.controlled.classes is 24", "a quarter"]),
+        ({"controlled.pool": "gaus-0.5", "benchmarks": ()}, ["unknown benchmark 'gaus-0.5'"]),
+        ({"data.cut.images": 3}, ["--config.data.cut", "shots + queries = 5"]),
+        ({"data.cut.classes": 9}, ["gauss-0.1", "9 classes", "has 8", "--config.data.cut.classes"]),
+        ({"evaluation.test_sets": ("own", "fixt")}, ["unknown test set 'fixt'", "'fixed'"]),
+        ({"evaluation.test_sets": ()}, ["--config.evaluation.test_sets"]),
+    ],
+)
+def test_a_wrong_experiment_or_cut_gets_one_clear_line(tmp_path, fields, words):
+    with pytest.raises(InputError) as error:
+        study.run(tiny(**fields), tmp_path, ("prepare", "diversity"), Console(quiet=True))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_cut_benchmarks_are_all_of_one_size_and_a_pools_subsets_are_what_was_chosen(tmp_path):
+    cut = plan.Maker(tiny(**{"data.cut.classes": 6, "data.cut.images": 5}), tmp_path / "cut")
+    fields = {"benchmarks": (), "controlled.pool": "gauss-0.5", "controlled.subsets": 1, "task.ways": 2}
+    fields |= {"controlled.classes": 2, "controlled.candidates": 8, "controlled.images": 5}
+    config = tiny(**fields)
+    assert study.run(config, tmp_path / "one", ("prepare", "select"), Console(quiet=True)) == 0
+    chosen = plan.Maker(config, tmp_path / "one")
+    assert chosen.names == ("low-1", "middle-1", "high-1")
+    for unit in cut.plan():
+        if unit.stage == "prepare":
+            unit.execute(lambda share, note: None)
+    for name in cut.names:
+        table = cut.table(name, 16, "train")
+        assert table.count.tolist() == [5] * 6 and len(cut.table(name, 16, "test").classes) == 6
+    picked = json.loads((tmp_path / "one/units/select/resnet10_narrow/result.json").read_text())["result"]
+    for name in chosen.names:
+        assert list(chosen.table(name, 16, "train").classes) == picked["classes"][name]
+        assert len(chosen.table(name, 16, "test").classes) == 6
+    distance = picked["class_distance"]
+    assert distance["low-1"] <= distance["middle-1"] <= distance["high-1"]
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):
