@@ -136,12 +136,12 @@ def _ranking(rows: Sequence[Row]) -> str:
     decided = [row for row in known if row.get("decided")]
 
     def words(row: Row, joint: str) -> str:
-        """The pair, the larger R² first, and by how much."""
+        """The pair, the one of larger R² first, and the difference."""
         pair, values = (row["method"], row["other"]), (row["difference"], row.get("low"), row.get("high"))
         if row["difference"] < 0:
             low, high = (None if value is None else -value for value in (row.get("high"), row.get("low")))
             pair, values = pair[::-1], (-row["difference"], low, high)
-        return joint.join(map(method_name, pair)) + f" by {span(*values)}"
+        return joint.join(map(method_name, pair)) + f" {span(*values)}"
 
     if decided:
         left = len(known) - len(decided)
@@ -150,7 +150,7 @@ def _ranking(rows: Sequence[Row]) -> str:
     claimed = [row for row in known if {row["method"], row["other"]} == {"ho_maml_10", "pt"}]
     shown = claimed[0] if claimed else max(known, key=lambda row: abs(row["difference"]))
     several = f"none of {len(known)} differences of R² is" if len(known) > 1 else "the difference of R² is not"
-    return f"Undecided: {several} significant ({words(shown, ' is above ')}, p {p_text(shown['p_value'])} uncorrected)."
+    return f"Undecided: {several} significant ({words(shown, ' minus ')}, p {p_text(shown['p_value'])} uncorrected)."
 
 
 def _correlations(rows: Sequence[Row], metric: str) -> list[str]:
@@ -237,7 +237,7 @@ def _controls(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str
 
 
 def _where(row: Row) -> str:
-    return f"{method_name(row['method'])}, {METRICS.get(row['metric'], row['metric'])}, {row['test_set']}"
+    return f"{method_name(row['method'])}, {METRICS[row['metric']]}, {row['test_set']}"
 
 
 def _against(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
@@ -374,4 +374,4 @@ def _paper(rows: Sequence[Row], differences: Sequence[Row]) -> list[str]:
 
 
 def _pair(row: Row) -> str:
-    return f"{method_name(row['method'])}, {METRICS.get(row['metric'], row['metric'])}"
+    return f"{method_name(row['method'])}, {METRICS[row['metric']]}"

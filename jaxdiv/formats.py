@@ -74,7 +74,11 @@ def to_csv(rows: Iterable[Row], keys: Sequence[str]) -> str:
     return out.getvalue()
 
 
-_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"}
+_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 _TEX |= {"<": "$<$", ">": "$>$", "²": "$^2$", "±": r"$\pm$", "–": "--", "−": "$-$", "·": r"$\cdot$"}
 
 

@@ -156,12 +156,13 @@ def _reduced(path: Path) -> tuple[str, float]:
         wide, tall = min(whole.width, _SHEET[0]), min(whole.height, _SHEET[1])
         share = wide * tall / (whole.width * whole.height)
         part = whole.convert("RGB").crop((0, 0, wide, tall))
-    for quality in (80, 65, 50, 35, 20):
-        out = io.BytesIO()
-        part.save(out, "WEBP", quality=quality)
-        if out.tell() <= _SHEET_BYTES:
-            break
-    return base64.b64encode(out.getvalue()).decode(), share
+    while True:
+        for quality in (80, 50):
+            out = io.BytesIO()
+            part.save(out, "WEBP", quality=quality)
+            if out.tell() <= _SHEET_BYTES:
+                return base64.b64encode(out.getvalue()).decode(), share
+        part = part.reduce(2)
 
 
 # The policy forbids every request, so that no later change can make the page depend on the network unseen.

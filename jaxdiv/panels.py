@@ -97,7 +97,7 @@ def _crosses(ax: Any, places: Sequence[tuple], colour: str) -> None:
 
 def _head(ax: Any, method: str, test_set: str, text: str) -> None:
     title = f"{method_name(method)} · {_SHORT.get(test_set, test_set)}"
-    ax.set_title(title, loc="left", pad=16, weight="bold", size=8.5)
+    ax.set_title(title, loc="left", y=1.0, pad=16, weight="bold", size=8.5)
     ax.text(0, 1.02, text, transform=ax.transAxes, fontsize=7.6, va="bottom")
 
 
@@ -145,7 +145,7 @@ def _lines_panel(ax: Any, data: PlotData, test_set: str) -> None:
         look = {"linestyle": line_style if band else "", "marker": marker, "markersize": 4.5}
         label = f"{method_name(method)}: {r2_text(data.lines.get((method, 'accuracy', test_set)))}"
         ax.plot([], [], color=colour, label=label, **look)
-    ax.set_title(f"All trend lines, {data.test_sets[test_set]}", loc="left", weight="bold", size=8.5)
+    ax.set_title(f"All trend lines, {data.test_sets[test_set]}", loc="left", y=1.0, weight="bold", size=8.5)
     if ax.get_legend_handles_labels()[0]:
         _, _, wide, tall = (v / ax.figure.dpi for v in ax.get_window_extent().bounds)
         ax.legend(

@@ -62,12 +62,11 @@ def _p(heading: str, key: str) -> Column:
 
 
 def _yes(heading: str, key: str) -> Column:
-    said: dict[Any, str] = {True: "yes", False: "no"}
-    return Column(heading, lambda row: said.get(row.get(key), ""), number=False)
+    return Column(heading, lambda row: "yes" if row.get(key) else "no", number=False)
 
 
 _METHOD = Column("method", lambda row: method_name(row["method"]), number=False)
-_METRIC = Column("metric", lambda row: METRICS.get(row["metric"], row["metric"]), number=False)
+_METRIC = Column("metric", lambda row: METRICS[row["metric"]], number=False)
 _TEST, _NOTE, _BENCHMARK = _words("test set", "test_set"), _words("note", "note"), _words("benchmark", "benchmark")
 _N, _R2, _HOLM = _count("n", "n"), Column("R² [95%]", r2_cell), _p("p, Holm", "p_holm")
 _WHICH = (_METHOD, _TEST, _METRIC, _N)
