@@ -56,6 +56,9 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A second start then skips most of the compilation.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "jaxdiv" / "compiled"))
+    from jaxdiv.host_memory import keep_freed_memory
+
+    keep_freed_memory()
     import jax
     from rich.console import Console
 
