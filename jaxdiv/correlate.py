@@ -253,7 +253,8 @@ def _errors(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray | None:
     return np.array(found)
 
 
-def _in_words(note: str, metric: str) -> str:
+def in_words(note: str, metric: str) -> str:
+    """A note of `r_squared` in the study's words."""
     note = note.replace("same x", "same diversity").replace("same y", f"same {METRICS[metric]}")
     return note.replace("points", "benchmarks").replace("point,", "benchmark,")
 
@@ -264,7 +265,7 @@ def _correlation(
     """What `correlations` says of the benchmarks `used`."""
     x, y = _values(used.values(), "diversity"), _values(used.values(), metric)
     n, found = len(x), r_squared(x, y)
-    notes = [_in_words(found.note, metric)] if found.note else []
+    notes = [in_words(found.note, metric)] if found.note else []
     if lost:
         notes.append(f"left out, diversity or {METRICS[metric]} missing or not finite: {', '.join(lost)}")
     row: dict[str, Any] = {"n": n, "slope": found.slope, "intercept": found.intercept}
@@ -353,7 +354,7 @@ def _difference(
     """What `differences` says of two methods over the same benchmarks."""
     x, ys = _values(first, "diversity"), [_values(rows, metric) for rows in (first, second)]
     n, found = len(x), [r_squared(x, y) for y in ys]
-    notes = [_in_words(note, metric) for note in dict.fromkeys(f.note for f in found if f.note)]
+    notes = [in_words(note, metric) for note in dict.fromkeys(f.note for f in found if f.note)]
     if lost:
         notes.append(f"not in both, or not finite: {', '.join(lost)}")
     row: dict[str, Any] = {"n": n, "r2": found[0].r2, "other_r2": found[1].r2, "note": "; ".join(notes)}

@@ -2,56 +2,94 @@
 
 import base64
 import html
+import io
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdiv.correlate import METRICS, r2_interval
-from jaxdiv.figures import PlotData
-from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE1, PAPER_TABLE2, paper_diversity
-from jaxdiv.wording import by_method, diversity_cells, headline, method_name, p_cell, r2_cell, short, summary
+from PIL import Image
 
-Row = Mapping[str, Any]
-_CAPTIONS = {
-    "figure1": "Figure 1. Test accuracy against diversity",
-    "figure2": "Figure 2. All trend lines",
-    "figure3": "Figure 3. Cross-entropy against diversity",
+from jaxdiv.findings import Section
+from jaxdiv.formats import Table, to_html
+
+_POINT = (
+    "One point a benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of diversity (over tasks) "
+    "and of performance (over test tasks). Line: least squares, with its pointwise 95% band. p is uncorrected."
+)
+FIGURES = {
+    "figure1": ("Figure 1. Test accuracy against diversity", _POINT),
+    "figure2": (
+        "Figure 2. All trend lines",
+        "Least-squares lines over the range of each method's points; the interval of R² is in brackets.",
+    ),
+    "figure3": ("Figure 3. Cross-entropy against diversity", _POINT),
+    "figure4": (
+        "Figure 4. MAML over PT against diversity",
+        "Cohen's d of MAML's accuracy over PT's on the same test tasks; above the line MAML is better. Bars: 95% "
+        "intervals. Grey: the d of a difference below 1%. Line: least squares, with its pointwise 95% band. "
+        "p is uncorrected.",
+    ),
+    "figure5": (
+        "Figure 5. The controlled experiment",
+        "One point a subset of equal size (mean over seeds; small dots: single seeds), its level by colour and marker. "
+        "Line: least squares, with its pointwise 95% band. p is uncorrected.",
+    ),
 }
+# What the page shows, in order: heading, figures, open tables, folded tables.
+_SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
+    ("Diversity", (), ("table1",), ()),
+    ("Performance on diversity", (), ("table2",), ("correlations", "differences")),
+    ("Figures", ("figure1", "figure2", "figure3"), (), ()),
+    ("Controls", (), (), ("partial", "verdicts", "complexity", "complexity_benchmarks")),
+    ("PT against MAML", ("figure4",), ("effect_size_trends",), ("effect_sizes",)),
+    ("The controlled experiment", ("figure5",), ("controlled",), ()),
+    ("The paper under the same tests", (), (), ("published", "published_differences")),
+)
 
 
 def build_page(
     title: str,
-    data: PlotData,
+    answer: Sequence[str],
+    sections: Sequence[Section],
+    tables: Mapping[str, Table],
     panels: Mapping[str, list[list[str]]],
-    diversity_rows: Sequence[Row],
-    points: Sequence[Row],
-    correlations: Sequence[Row],
+    numbers: Mapping[str, int],
+    test_sets: Mapping[str, str],
+    failed: bool,
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    failures: Sequence[Row],
-    fixed_test_set_name: str | None,
     contact_sheets: Mapping[str, str | Path],
 ) -> str:
-    """The page as text. `panels`: SVG elements by figure (`figures.render`); the rest as `write_report`'s."""
-    words = summary(diversity_rows, correlations, failures, fixed_test_set_name)
-    columns = list(dict.fromkeys(key for row in points for key in row))
-    lead = headline(len(data.numbers), correlations, failures, data.test_sets)
-    body = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="lead">{html.escape(lead)}</p>',
-        '<h2>Summary</h2><div class="words">',
-        *(_section(head, lines, bool(failures) and i == 0) for i, (head, lines) in enumerate(words)),
-        "</div>",
-        _table1(diversity_rows, data),
-        _table2(correlations),
-        *(_figure(name, panels[name], data) for name in panels),
-        _sheets(contact_sheets),
-        _details("All points", _table(points, columns)),
+    """The page as text.
+
+    answer: the headline's sentences. sections: the summary's, the first of them about failures if `failed`. panels: SVG
+    elements by figure (`figures.render`). numbers: each benchmark's number in them. test_sets: their names.
+    """
+    parts = [("Summary", _words(sections, failed))]
+    for head, figures, shown, folded in _SECTIONS:
+        inner = [_figure(name, panels[name], numbers, test_sets) for name in figures if name in panels]
+        for name in (*shown, *folded):
+            if (table := tables.get(name)) and name in shown:
+                inner.append(f"<h3>{html.escape(table.title)}</h3>{_table(table)}")
+            elif table:
+                inner.append(_details(table.title, _table(table)))
+        if inner:
+            parts.append((head, "".join(inner)))
+    if contact_sheets:
+        parts.append(("Contact sheets", _sheets(contact_sheets)))
+    details = [
+        _details(tables["points"].title, _table(tables["points"])),
         _details("Settings", f"<pre>{html.escape(_json(settings))}</pre>"),
         _details("Provenance", f"<pre>{html.escape(_json(provenance))}</pre>"),
+    ]
+    parts.append(("Details", "".join(details)))
+    links = "".join(f'<li><a href="#part-{i}">{html.escape(head)}</a></li>' for i, (head, _) in enumerate(parts))
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        *(f'<p class="lead">{html.escape(line)}</p>' for line in answer),
+        f'<nav aria-label="contents"><ul>{links}</ul></nav>',
+        *(f'<h2 id="part-{i}">{html.escape(head)}</h2>{inner}' for i, (head, inner) in enumerate(parts)),
     ]
     return _PAGE.format(title=html.escape(title), body="\n".join(body))
 
@@ -60,121 +98,71 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, default=str, ensure_ascii=False)
 
 
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+def _words(sections: Sequence[Section], failed: bool) -> str:
+    def one(head: str, lines: Sequence[str], style: str) -> str:
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        return f"<section{style}><h3>{html.escape(head)}</h3><ul>{items}</ul></section>"
 
-
-def _section(head: str, lines: Sequence[str], failed: bool) -> str:
-    style = ' class="failed"' if failed else ""
-    return f"<section{style}><h3>{html.escape(head)}</h3>{_list(lines)}</section>"
+    styles = [' class="failed"' if failed and i == 0 else "" for i in range(len(sections))]
+    inner = "".join(one(head, lines, style) for (head, lines), style in zip(sections, styles, strict=True))
+    return f'<div class="words">{inner}</div>'
 
 
 def _details(name: str, inner: str) -> str:
     return f"<details><summary>{html.escape(name)}</summary>{inner}</details>"
 
 
-def _text(value: Any) -> str:
-    if hasattr(value, "item"):
-        value = value.item()
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _table(table: Table) -> str:
+    fixed = f" Everywhere: {table.fixed}." if table.fixed else ""
+    return f"<p>{html.escape(table.text + fixed)}</p>{to_html(table)}"
 
 
-def _side(text: str) -> str:
-    return ' class="num"' if re.match(r"[<\[]?[-.]?\d", text) else ""
-
-
-def _table(rows: Sequence[Row], columns: Sequence[str], heads: Sequence[str] | None = None) -> str:
-    """Rows as an HTML table that scrolls sideways on a narrow screen; numbers and their headings go right."""
-    texts = [[_text(row.get(column)) for column in columns] for row in rows]
-    first = texts[0] if texts else [""] * len(columns)
-    head = "".join(
-        f'<th scope="col"{_side(text)}>{html.escape(name)}</th>'
-        for name, text in zip(heads or columns, first, strict=True)
-    )
-    body = "".join(f"<tr>{''.join(f'<td{_side(t)}>{html.escape(t)}</td>' for t in row)}</tr>" for row in texts)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _table1(rows: Sequence[Row], data: PlotData) -> str:
-    table = [{**row, **diversity_cells(row), "#": data.numbers.get(row["benchmark"])} for row in rows]
-    table.sort(key=lambda row: (str(row["probe"]), row["#"] or 0))
-    have = {key for row in rows for key, value in row.items() if value is not None}
-    columns = ["#", "benchmark", "probe", "diversity", "95% interval"]
-    columns += ["noise floor"] * ("noise_floor" in have)
-    columns += ["true"] * ("true_diversity" in have) + ["paper"] * any(row["paper"] for row in table)
-    columns += [key for key in ("tasks", "estimator", "head", "distance", "complexity") if key in have]
-    note = ""
-    if any(paper_diversity(row["benchmark"], row["probe"]) in PAPER_TABLE1["MIO"].values() for row in rows):
-        note = "The paper's MIO value equals its group's own Mini-ImageNet value: probably mislabelled."
-        note = f'<p class="note">{note}</p>'
-    text = "# is the benchmark's number in the figures, least diverse first."
-    return f"<h2>Table 1. Task2Vec diversity coefficient</h2><p>{text}</p>{_table(table, columns)}{note}"
-
-
-def _table2(correlations: Sequence[Row]) -> str:
-    rows = []
-    for method, test_set, metrics in by_method(correlations):
-        row: dict[str, Any] = {"method": method_name(method), "test set": test_set}
-        for metric in METRICS:
-            found = metrics.get(metric)
-            row |= {
-                metric: r2_cell(found),
-                f"{metric} p": p_cell(found),
-                f"{metric} n": found["n"] if found else 0,
-            }
-            published = PAPER_TABLE2.get(method)
-            if published:
-                low, high = r2_interval(math.sqrt(published[metric]), PAPER_BENCHMARKS)
-                row[f"{metric} paper"] = f"{short(published[metric], 3)} [{short(low)}, {short(high)}]"
-        rows.append(row)
-    columns, heads = ["method", "test set"], ["method", "test set"]
-    for metric, name in METRICS.items():
-        columns += [metric, f"{metric} p", f"{metric} n", f"{metric} paper"]
-        heads += [f"{name} R² [95%]", "p", "n", "paper"]
-    text = (
-        f"R² of the degree-1 fit over n benchmarks. Paper: the published R² over "
-        f"{PAPER_BENCHMARKS} benchmarks; its interval was not published and is computed here from R² and n. "
-        "Its probe, learner and images may differ."
-    )
-    table = _table(rows, columns, heads)
-    return f"<h2>Table 2. R² of performance on diversity</h2><p>{text}</p>{table}"
-
-
-def _figure(name: str, panels: list[list[str]], data: PlotData) -> str:
-    if name == "figure2":
-        text = "Least-squares lines over the range of each method's points; the interval of R² is in brackets."
-    else:
-        text = (
-            "One point a benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of "
-            "diversity (over tasks) and of performance (over test tasks). Line: least squares, with its "
-            "pointwise 95% band."
-        )
-    if "fixed" in data.test_sets:
-        fixed = data.test_sets["fixed"]
-        text += f" Own test split: the benchmark's own; {fixed}: the same for every learner."
+def _figure(name: str, panels: list[list[str]], numbers: Mapping[str, int], test_sets: Mapping[str, str]) -> str:
+    title, text = FIGURES[name]
+    if "fixed" in test_sets:
+        text += f" Own test split: the benchmark's own; {test_sets['fixed']}: the same for every learner."
     key = ""
     if name != "figure2":
-        items = sorted(data.numbers.items(), key=lambda item: item[1])
+        items = sorted(numbers.items(), key=lambda item: item[1])
         key = " ".join(f'<span class="key"><b>{i}</b> {html.escape(b)}</span>' for b, i in items)
         key = f'<p class="note">{key}</p>'
-    grid = "panels large" if name == "figure2" else "panels"
-    rows = "".join(f'<div class="{grid}">{"".join(f"<div>{svg}</div>" for svg in row)}</div>' for row in panels)
+    style = "panels large" if name == "figure2" else "panels"
+    rows = "".join(f'<div class="{style}">{"".join(f"<div>{svg}</div>" for svg in row)}</div>' for row in panels)
     shown = rows or "<p>No points to show.</p>"
-    return f"<h2>{_CAPTIONS[name]}</h2><p>{html.escape(text)}</p>{key}{shown}"
+    return f'<section id="{name}"><h3>{title}</h3><p>{html.escape(text)}</p>{key}{shown}</section>'
+
+
+_SHEET = (500, 836)  # of a sheet's pixels, those shown: 7 images of 8 classes, of the first two splits
+_SHEET_BYTES = 120_000
 
 
 def _sheets(sheets: Mapping[str, str | Path]) -> str:
+    """The beginning of each contact sheet: whole ones are megabytes."""
     parts = []
-    for caption, path in sheets.items():
-        text = html.escape(caption)
-        image = "<p>(no contact sheet was left)</p>"
+    for name, path in sheets.items():
+        image, caption = "", f"{name}: no contact sheet was left"
         if Path(path).is_file():
-            data = base64.b64encode(Path(path).read_bytes()).decode()
-            image = f'<img alt="sample images of {text}" src="data:image/png;base64,{data}">'
-        parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
-    return f'<h2>Contact sheets</h2><div class="panels">{"".join(parts)}</div>' if parts else ""
+            encoded, share = _reduced(Path(path))
+            image = f'<img alt="sample images of {html.escape(name)}" src="data:image/webp;base64,{encoded}">'
+            part = f"the first {share:.0%} of the sheet" if share < 0.995 else "the whole sheet"
+            caption = f"{name}: {part} {Path(path).name}, a row a class"
+        parts.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    return _details("Sample images of each benchmark", f'<div class="panels">{"".join(parts)}</div>')
+
+
+def _reduced(path: Path) -> tuple[str, float]:
+    """The upper left of an image as base64 of a WebP of at most _SHEET_BYTES, and which share of the image that is."""
+    with Image.open(path) as whole:
+        wide, tall = min(whole.width, _SHEET[0]), min(whole.height, _SHEET[1])
+        share = wide * tall / (whole.width * whole.height)
+        part = whole.convert("RGB").crop((0, 0, wide, tall))
+    while True:
+        for quality in (80, 50):
+            out = io.BytesIO()
+            part.save(out, "WEBP", quality=quality)
+            if out.tell() <= _SHEET_BYTES:
+                return base64.b64encode(out.getvalue()).decode(), share
+        part = part.reduce(2)
 
 
 # The policy forbids every request, so that no later change can make the page depend on the network unseen.
@@ -195,7 +183,7 @@ body {{ color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, s
 h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.25rem; margin-top: 2.2rem; }}
 h3 {{ font-size: 1rem; margin: 1rem 0 .2rem; }}
 p {{ max-width: 48rem; }} ul {{ margin: .2rem 0; padding-left: 1.2rem; }}
-.lead {{ font-size: 1.1rem; }} .note {{ color: var(--soft); font-size: .9rem; max-width: none; }}
+.lead {{ font-size: 1.1rem; margin: .5rem 0; }} .note {{ color: var(--soft); font-size: .9rem; max-width: none; }}
 .key {{ white-space: nowrap; margin-right: .7rem; }}
 .words {{ display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }}
@@ -204,19 +192,24 @@ p {{ max-width: 48rem; }} ul {{ margin: .2rem 0; padding-left: 1.2rem; }}
 table {{ border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--grid); text-align: left;
   white-space: nowrap; }}
+th {{ white-space: normal; vertical-align: bottom; }}
+nav ul {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: .6rem 0;
+  border-block: 1px solid var(--grid); }}
+a {{ color: inherit; }} h2 {{ scroll-margin-top: .5rem; }}
 td.num, th.num {{ text-align: right; }}
 .panels {{ display: grid; gap: .5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }}
 .panels svg, .panels img {{ width: 100%; max-width: 520px; height: auto; display: block; }}
 .large {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }}
-figure {{ margin: 0; }}
+figure {{ margin: 0; }} figcaption {{ font-size: .85rem; color: var(--soft); }}
 details {{ margin-top: 1rem; }} summary {{ cursor: pointer; font-weight: 600; }}
 pre {{ font-size: .8rem; white-space: pre-wrap; }}
 @media print {{
   body {{ max-width: none; font-size: 10pt; padding: 0; }}
-  .wide {{ overflow: visible; }} table {{ font-size: 6.5pt; }} th, td {{ padding: .1rem .25rem; }}
+  nav {{ display: none; }} .wide {{ overflow: visible; }}
+  table {{ font-size: 6.5pt; }} th, td {{ padding: .1rem .25rem; }}
   .panels {{ grid-template-columns: repeat(3, 1fr); }} .large {{ grid-template-columns: 1fr 1fr; }}
-  .panels > *, tr, section {{ break-inside: avoid; }}
+  .panels > *, tr, .words section {{ break-inside: avoid; }}
   h2, h3 {{ break-after: avoid; }}
 }}
 </style></head><body>

@@ -1,47 +1,29 @@
-"""What a finished study leaves: tables as CSV, figures, and one HTML page with what they support in words.
+"""What a finished study leaves: tables as CSV and LaTeX, figures, and one HTML page with what they support in words.
 
 Every file is written whole or not at all, and the same input gives the same bytes.
 """
 
-import csv
-import io
-import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdiv import figures
-from jaxdiv.correlate import METRICS
-from jaxdiv.page import build_page
-from jaxdiv.published import PAPER_TABLE2
-from jaxdiv.wording import by_method, diversity_cells, method_name, p_cell, r2_cell, short
+from jaxdiv.correlate import from_summaries
+from jaxdiv.figures import plot_data
+from jaxdiv.findings import headline, summary
+from jaxdiv.formats import to_csv, to_latex, to_terminal
+from jaxdiv.inference import holm
+from jaxdiv.page import FIGURES, build_page
+from jaxdiv.panels import draw_all
+from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE2
+from jaxdiv.tables import all_tables, table1, table2
+from jaxdiv.units import replacing
 
 Row = Mapping[str, Any]
-TABLE1_COLUMNS = ("benchmark", "probe", "diversity", "ci_low", "ci_high", "tasks", "estimator")
-TABLE1_OPTIONAL = ("head", "distance", "noise_floor", "complexity", "true_diversity")
-TABLE2_COLUMNS = ("method", "metric", "test_set", "r2", "ci_low", "ci_high", "p_value", "n")
-POINTS_COLUMNS = (
-    "benchmark",
-    "method",
-    "seed",
-    "test_set",
-    "diversity",
-    "accuracy",
-    "accuracy_ci",
-    "loss",
-    "loss_ci",
-    "train_images",
-    "train_classes",
-)
 
 
 def write_report(
     folder: str | Path,
-    diversity_rows: Sequence[Row],
-    points: Sequence[Row],
-    correlations: Sequence[Row],
+    analysis: Mapping[str, Any],
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     failures: Sequence[Row] = (),
@@ -49,121 +31,68 @@ def write_report(
     contact_sheets: Mapping[str, str | Path] | None = None,
     title: str = "Diversity and performance",
 ) -> Path:
-    """Writes table1.csv, table2.csv, points.csv, figure1–3 (.png, .svg), report.html; returns its path.
+    """Writes report.html, figure1–3 (4 and 5 where there is something to show; .png, .svg) and every table that has
+    rows (.csv, .tex); returns the page's path. Tables and figures of an earlier report that this one lacks are removed.
 
-    diversity_rows: mappings with TABLE1_COLUMNS, and TABLE1_OPTIONAL where known. points: mappings with
-    POINTS_COLUMNS. correlations: rows of `jaxdiv.correlate.correlations(points)`. settings, provenance: any
-    JSON values, shown as they are. failures: mappings with `unit` and `reason`. fixed_test_set_name: which
-    benchmark the fixed test set is. contact_sheets: PNG files by caption, set into the page.
+    analysis: what was found, each a list of rows; a part that is missing or empty is left out of the report.
+      diversity: `jaxdiv.tables.TABLE1_COLUMNS`, and TABLE1_OPTIONAL where known. points: POINTS_COLUMNS.
+      correlations, differences: of `jaxdiv.correlate`. partial, verdicts, complexity, effect_sizes,
+      effect_size_trends, controlled: of `jaxdiv.controls`.
+    settings, provenance: any JSON values, shown as they are. failures: mappings with `unit` and `reason`.
+    fixed_test_set_name: which benchmark the fixed test set is. contact_sheets: PNG files by benchmark, whose
+    beginnings are set into the page.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    optional = [c for c in TABLE1_OPTIONAL if any(row.get(c) is not None for row in diversity_rows)]
-    _write(folder / "table1.csv", csv_text(diversity_rows, (*TABLE1_COLUMNS, *optional)))
-    _write(folder / "table2.csv", csv_text(correlations, TABLE2_COLUMNS))
-    _write(folder / "points.csv", csv_text(points, POINTS_COLUMNS))
-    data = figures.plot_data(diversity_rows, points, correlations, fixed_test_set_name)
-    panels = {}
-    for name in ("figure1", "figure2", "figure3"):
-        drawn = figures.render(name, data)
-        _write(folder / f"{name}.png", drawn.png)
-        _write(folder / f"{name}.svg", drawn.svg)
-        panels[name] = drawn.panels
-    page = build_page(
+    analysis = _corrected(analysis)
+    published = from_summaries(PAPER_TABLE2, PAPER_BENCHMARKS)
+    data = plot_data(analysis, fixed_test_set_name)
+    possible = all_tables(analysis, published, data.numbers)
+    tables = {name: table for name, table in possible.items() if table.rows or name in ("table1", "table2", "points")}
+    files: dict[str, str | bytes] = {}
+    for name, table in tables.items():
+        files |= {f"{name}.csv": to_csv(table.records, table.keys), f"{name}.tex": to_latex(table)}
+    figures = draw_all(data)
+    for name, drawn in figures.items():
+        files |= {f"{name}.png": drawn.png, f"{name}.svg": drawn.svg}
+    files["report.html"] = build_page(
         title=title,
-        data=data,
-        panels=panels,
-        diversity_rows=diversity_rows,
-        points=[{column: row.get(column) for column in POINTS_COLUMNS} for row in points],
-        correlations=correlations,
+        answer=headline(analysis, failures, fixed_test_set_name),
+        sections=summary(analysis, published, failures, fixed_test_set_name),
+        tables=tables,
+        panels={name: drawn.panels for name, drawn in figures.items()},
+        numbers=data.numbers,
+        test_sets=data.test_sets,
+        failed=bool(failures),
         settings=settings,
         provenance=provenance,
-        failures=failures,
-        fixed_test_set_name=fixed_test_set_name,
         contact_sheets=contact_sheets or {},
     )
-    _write(folder / "report.html", page)
+    for name, content in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    known = [f"{name}.{kind}" for name in possible for kind in ("csv", "tex")]
+    known += [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    for name in set(known) - set(files):
+        (folder / name).unlink(missing_ok=True)
     return folder / "report.html"
 
 
 def terminal_tables(diversity_rows: Sequence[Row], correlations: Sequence[Row], width: int = 100) -> list[Any]:
-    """Tables 1 and 2 as rich tables for a terminal of `width` columns (the paper's columns go below 96)."""
-    from rich import box
-    from rich.table import Table
-
-    def table(title: str) -> Table:
-        return Table(
-            title=title,
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            title_style="bold",
-            pad_edge=False,
-            collapse_padding=True,
-        )
-
-    # What holds for every row is said once, in the title.
-    found = {name: {row.get(name) for row in diversity_rows} for name in ("probe", "tasks", "estimator")}
-    varied = [name for name in found if len(found[name]) > 1]
-    common = [f"{name} {value}" for name in found if name not in varied for value in found[name] if value is not None]
-    first = table("Table 1. Task2Vec diversity coefficient (cosine distance, 0–1)\n" + ", ".join(common))
-    texts = [diversity_cells(row) for row in diversity_rows]
-    shown = ["diversity", "95% interval"]
-    shown += ["noise floor"] * any(row.get("noise_floor") is not None for row in diversity_rows)
-    shown += ["true"] * any(row.get("true_diversity") is not None for row in diversity_rows)
-    shown += ["paper"] * (width >= 96 and any(text["paper"] for text in texts))
-    first.add_column("benchmark", overflow="fold")
-    for name in shown:
-        # Never folded: a number broken over two lines reads as another number.
-        first.add_column(name, justify="right", no_wrap=True)
-    for name in varied:
-        first.add_column(name, overflow="fold")
-    for row, text in zip(diversity_rows, texts, strict=True):
-        values = (row["benchmark"], *(text[name] for name in shown), *(row.get(name) for name in varied))
-        first.add_row(*("" if v is None else str(v) for v in values))
-
-    second = table("Table 2. R² of performance on diversity [95% interval], p-value")
-    for name in ("method", "test set"):
-        second.add_column(name, no_wrap=True)
-    paper = ["paper"] * (width >= 96)
-    for name in (*(c for metric in METRICS.values() for c in (metric, "p")), "n", *paper):
-        second.add_column(name, justify="right", no_wrap=True)
-    groups = by_method(correlations)
-    for i, (method, test_set, metrics) in enumerate(groups):
-        line = [method_name(method).removesuffix(" steps"), test_set]
-        for metric in METRICS:
-            line += [r2_cell(metrics.get(metric)), p_cell(metrics.get(metric))]
-        line.append("/".join(dict.fromkeys(str(metrics[m]["n"]) for m in METRICS if m in metrics)))
-        if paper:
-            published = PAPER_TABLE2.get(method, {})
-            line.append(" / ".join(short(published[m], 3) for m in METRICS if m in published))
-        second.add_row(*line, end_section=i + 1 < len(groups) and groups[i + 1][1] != test_set)
-    return [first, second]
+    """Tables 1 and 2 as rich tables for a terminal of `width` columns (what there is no room for is left out)."""
+    return [to_terminal(table, width) for table in (table1(diversity_rows), table2(correlations))]
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    """Writes to a temporary file beside `path` and renames it, so that no reader ever sees half a file."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep other users of a shared workdir out
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _corrected(analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """The analysis with Holm's correction, over their own table, of those rows that came without it."""
 
+    def correct(rows: Sequence[Row]) -> Sequence[Row]:
+        if not rows or all("p_holm" in row for row in rows) or not any("p_value" in row for row in rows):
+            return rows
+        adjusted = holm([row.get("p_value") for row in rows])
+        return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
-def csv_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Rows as CSV: numbers in full precision, an empty cell where a value is undefined (never "nan")."""
-
-    def cell(value: Any) -> Any:
-        if hasattr(value, "item"):
-            value = value.item()
-        return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
-
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([cell(row.get(column)) for column in columns] for row in rows)
-    return out.getvalue()
+    found: dict[str, Any] = {key: correct(rows) if isinstance(rows, list) else rows for key, rows in analysis.items()}
+    if complexity := found.get("complexity"):
+        found["complexity"] = {**complexity, "rows": correct(complexity.get("rows") or [])}
+    return found

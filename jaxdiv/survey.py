@@ -12,8 +12,9 @@ from scipy.spatial.distance import squareform
 
 from jaxdiv.diversity import Estimate
 from jaxdiv.figures import INK, RC
+from jaxdiv.formats import to_csv
 from jaxdiv.published import PAPER_TABLE1
-from jaxdiv.report import TABLE1_COLUMNS, TABLE1_OPTIONAL, csv_text
+from jaxdiv.tables import table1
 from jaxdiv.units import replacing
 from jaxdiv.wording import short
 
@@ -32,8 +33,8 @@ def write_survey(
       distances: of every pair of tasks, by benchmark.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optional = [name for name in TABLE1_OPTIONAL if any(row.get(name) is not None for row in rows)]
-    _write(folder / "table1.csv", csv_text(rows, (*TABLE1_COLUMNS, *optional)).encode())
+    table = table1(rows)
+    _write(folder / "table1.csv", to_csv(table.records, table.keys).encode())
     drawn = []
     for row in rows:
         name = row["benchmark"]

@@ -1,5 +1,6 @@
 """What a finished study leaves on disk: columns, figures, one page that opens offline and hides nothing."""
 
+import base64
 import csv
 import io
 import math
@@ -8,66 +9,28 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from made_up import analysis, controlled_analysis, full_analysis, study
+from PIL import Image
 from rich.console import Console
 
-from jaxdiv import correlate, figures, report, wording
-
-METHODS = tuple(correlate.METHODS)
+from jaxdiv import figures, formats, report, tables, wording
 
 
-def study(benchmarks=8, methods=METHODS, test_sets=("own", "fixed"), seeds=1, spread=0.03):
-    """Rows of Table 1 and of points.csv of a made-up study whose accuracy rises with diversity."""
-    rng = np.random.default_rng(7)
-    diversity = {f"bench-{b}": 0.1 + spread * b for b in range(benchmarks)}
-    rows = [
-        {
-            "benchmark": name,
-            "probe": "resnet18",
-            "diversity": value,
-            "ci_low": value - 0.004,
-            "ci_high": value + 0.005,
-            "tasks": 20,
-            "estimator": "exact",
-        }
-        for name, value in diversity.items()
-    ]
-    points = [
-        {
-            "benchmark": name,
-            "method": method,
-            "seed": seed,
-            "test_set": test_set,
-            "diversity": value,
-            "accuracy": 0.3 + value + 0.05 * rng.normal(),
-            "accuracy_ci": 0.01,
-            "loss": 1.5 - value + 0.1 * rng.normal(),
-            "loss_ci": 0.03,
-            "train_images": 1000,
-            "train_classes": 20,
-        }
-        for method in methods
-        for test_set in test_sets
-        for name, value in diversity.items()
-        for seed in range(seeds)
-    ]
-    return rows, points
-
-
-def write(folder, rows, points, **more):
-    given = {"settings": {"ways": 5}, "provenance": {"time": "2026-01-01"}} | more
-    return report.write_report(folder, rows, points, correlate.correlations(points), **given)
+def write(folder, found, **more):
+    return report.write_report(
+        folder, found, **({"settings": {"ways": 5}, "provenance": {"time": "2026-01-01"}} | more)
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One whole report with everything in it, shared by the tests that only read it."""
     folder = tmp_path_factory.mktemp("report")
-    rows, points = study(6, seeds=2)
-    rows = [row | {"true_diversity": 2 * row["diversity"], "head": "logistic"} for row in rows]
+    found = full_analysis(benchmarks=6, seeds=2)
+    found["diversity"] = [r | {"true_diversity": 2 * r["diversity"], "head": "logistic"} for r in found["diversity"]]
     write(
         folder,
-        rows,
-        points,
+        found,
         failures=[{"unit": "train bench-3 ho_maml_10 seed 1", "reason": "loss is <NaN> at step 310"}],
         fixed_test_set_name="bench-0",
     )
@@ -103,10 +66,21 @@ class Parsed(HTMLParser):
 
 
 def test_a_finished_study_leaves_exactly_the_files_of_the_contract(finished):
-    figure_files = {f"figure{i}.{kind}" for i in (1, 2, 3) for kind in ("png", "svg")}
-    expected = figure_files | {"table1.csv", "table2.csv", "points.csv", "report.html"}
-    assert {path.name for path in finished.iterdir()} == expected
-    assert (finished / "figure1.png").read_bytes().startswith(b"\x89PNG")
+    figure_files = {f"figure{i}.{kind}" for i in (1, 2, 3, 4) for kind in ("png", "svg")}
+    made = [
+        "table1",
+        "table2",
+        "points",
+        "correlations",
+        "differences",
+        "published",
+        "published_differences",
+        "partial",
+    ]
+    made += ["verdicts", "complexity", "complexity_benchmarks", "effect_sizes", "effect_size_trends"]
+    table_files = {f"{name}.{kind}" for name in made for kind in ("csv", "tex")}
+    assert {path.name for path in finished.iterdir()} == figure_files | table_files | {"report.html"}
+    assert (finished / "figure4.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_csv_columns_are_those_of_the_contract(finished, tmp_path):
@@ -116,7 +90,7 @@ def test_csv_columns_are_those_of_the_contract(finished, tmp_path):
     assert columns(finished / "table2.csv") == table2
     points = ["benchmark", "method", "seed", "test_set", "diversity", "accuracy", "accuracy_ci"]
     assert columns(finished / "points.csv") == [*points, "loss", "loss_ci", "train_images", "train_classes"]
-    write(tmp_path, *study(3, ("pt",), ("own",)))
+    write(tmp_path, analysis(*study(3, ("pt",), ("own",))))
     assert columns(tmp_path / "table1.csv") == table1
 
 
@@ -130,7 +104,7 @@ def test_table_two_has_five_methods_two_metrics_two_test_sets(finished):
 def test_csv_keeps_numbers_in_full_precision_and_never_says_nan(tmp_path):
     rows, points = study(4, ("pt",), ("own",))
     points[0] |= {"accuracy": np.float64(1 / 3), "loss": math.nan, "loss_ci": None}
-    write(tmp_path, rows, points)
+    write(tmp_path, analysis(rows, points))
     with open(tmp_path / "points.csv", newline="") as file:
         first = next(csv.DictReader(file))
     assert float(first["accuracy"]) == 1 / 3
@@ -156,7 +130,7 @@ def test_page_is_well_formed_and_every_reference_in_its_figures_resolves(finishe
 
 def test_page_shows_a_panel_per_method_test_set_and_figure(finished):
     text = (finished / "report.html").read_text()
-    assert text.count("<svg") == 10 + 2 + 10
+    assert text.count("<svg") == 10 + 2 + 10 + 8
 
 
 def test_failed_units_are_named_and_their_reason_is_escaped(finished):
@@ -172,57 +146,35 @@ def test_page_names_the_fixed_test_set_and_the_check_against_true_diversity(fini
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):
-    rows, points = study(4, ("pt", "ho_maml_5"), ("own",))
+    found = full_analysis(benchmarks=4, methods=("pt", "ho_maml_5"), test_sets=("own",))
     for name in ("a", "b"):
-        write(tmp_path / name, rows, points)
+        write(tmp_path / name, found)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(files) == 10
+    assert len(files) == 2 * (13 + 4) + 1
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 def test_an_existing_report_is_replaced_whole(tmp_path):
-    write(tmp_path, *study(3, ("pt",), ("own",)))
-    write(tmp_path, *study(5, ("pt",), ("own",)))
+    write(tmp_path, full_analysis(benchmarks=3, methods=("pt", "fo_maml_5"), test_sets=("own",)))
+    (tmp_path / "notes.csv").write_text("a user's own")
+    assert (tmp_path / "figure4.svg").exists() and (tmp_path / "partial.tex").exists()
+    write(tmp_path, analysis(*study(5, ("pt",), ("own",))))
     assert len((tmp_path / "points.csv").read_text().splitlines()) == 6
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize("benchmarks", [0, 1, 2])
-def test_too_few_benchmarks_are_said_in_words_and_break_nothing(tmp_path, benchmarks):
-    page = write(tmp_path, *study(benchmarks, ("pt", "ho_maml_10")))
-    assert "No R² is defined" in page.read_text()
+    assert not (tmp_path / "figure4.svg").exists() and not (tmp_path / "partial.tex").exists()
+    assert (tmp_path / "notes.csv").exists()
 
 
 def test_a_missing_benchmark_and_a_missing_method_leave_the_rest_whole(tmp_path):
     rows, points = study(5, ("pt", "ho_maml_10"))
     kept = [p for p in points if (p["method"], p["benchmark"]) != ("ho_maml_10", "bench-2")]
     kept = [p for p in kept if (p["method"], p["test_set"]) != ("pt", "fixed")]
-    text = write(tmp_path, rows[1:], kept).read_text()
-    assert "n = 5" in text and "n = 4" in text
+    text = write(tmp_path, analysis(rows[1:], kept)).read_text()
+    with open(tmp_path / "table2.csv", newline="") as file:
+        used = {(row["method"], row["test_set"]): row["n"] for row in csv.DictReader(file)}
+    assert used == {("pt", "own"): "5", ("ho_maml_10", "own"): "4", ("ho_maml_10", "fixed"): "4"}
     assert text.count("<svg") == 4 + 2 + 4
-
-
-def test_equal_diversities_and_flat_accuracy_are_said_in_words(tmp_path):
-    rows, points = study(4, ("pt",), ("own",), spread=0.0)
-    assert "have the same diversity" in write(tmp_path / "x", rows, points).read_text()
-    rows, points = study(4, ("pt",), ("own",))
-    flat = [p | {"accuracy": 0.2} for p in points]
-    assert "have the same accuracy" in write(tmp_path / "y", rows, flat).read_text()
-
-
-def test_no_significant_difference_is_said_when_so():
-    row = {"method": "pt", "metric": "accuracy", "test_set": "own", "r2": 0.149, "ci_low": 0.0}
-    row |= {"ci_high": 0.62, "p_value": 0.2153, "n": 12, "slope": 1.0, "note": ""}
-    words = dict(wording.summary([], [row]))
-    assert words["Accuracy, own test split"] == [
-        "PT: R² = .15 [.00, .62], p = .22, n = 12; no significant difference from zero."
-    ]
-    row |= {"method": "ho_maml_10", "r2": 0.416, "ci_low": 0.012, "ci_high": 0.79, "p_value": 0.023}
-    words = dict(wording.summary([], [row]))
-    assert words["Accuracy, own test split"] == [
-        "HO-MAML 10 steps: R² = .42 [.01, .79], p = .023, n = 12; accuracy rises by .01 per .01 of diversity."
-    ]
 
 
 def test_a_number_above_zero_never_reads_as_zero():
@@ -230,6 +182,7 @@ def test_a_number_above_zero_never_reads_as_zero():
     assert wording.short(0.001) == ".001" and wording.short(1e-5) == "<.001"
     assert wording.p_text(0.0496) == "= .050" and wording.p_text(1e-9) == "< .001"
     assert wording.short(None) == wording.short(math.nan) == "–"
+    assert wording.short(-0.42) == "-.42" and wording.short(-1e-5) == ">-.001" and wording.short(12345.6) == "1.23e+04"
 
 
 @pytest.mark.parametrize("clumped", [False, True])
@@ -248,24 +201,141 @@ def test_numbers_in_a_figure_cover_neither_each_other_nor_a_marker(clumped):
     assert (centres - sizes / 2 >= 0).all() and (centres + sizes / 2 <= 190).all()
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("width", [80, 100, 140])
 def test_terminal_tables_fit_and_show_every_number(width):
     rows, points = study()
-    rows = [row | {"true_diversity": 0.5} for row in rows]
+    rows = [row | {"true_diversity": 0.5, "noise_floor": 0.01, "complexity": 0.2} for row in rows]
     console = Console(width=width, record=True, file=io.StringIO())
-    for table in report.terminal_tables(rows, correlate.correlations(points), width):
+    for table in report.terminal_tables(rows, analysis(rows, points)["correlations"], width):
         console.print(table)
     text = console.export_text()
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
     assert text.count("HO-MAML 10") == 2 and "bench-7" in text
+    assert ("Holm" in text) == (width >= 100) and (".416" in text) == (width >= 130)
 
 
 def test_table1_says_once_what_holds_for_every_benchmark():
-    rows, points = study()
+    rows, _ = study()
     rows[0] = rows[0] | {"tasks": 7}
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.terminal_tables(rows, correlate.correlations(points), 80)[0])
+    console.print(report.terminal_tables(rows, [], 80)[0])
     text = console.export_text()
     assert text.count(rows[0]["probe"]) == 1
     assert any(line.rstrip().endswith(" 7") for line in text.splitlines())
+
+
+def test_every_csv_has_every_column_and_value_of_its_rows(finished):
+    found = full_analysis(benchmarks=6, seeds=2)
+    for name, rows in (("correlations", found["correlations"]), ("effect_sizes", found["effect_sizes"])):
+        assert columns(finished / f"{name}.csv") == list(rows[0])
+        with open(finished / f"{name}.csv", newline="") as file:
+            for written, row in zip(csv.DictReader(file), rows, strict=True):
+                for key, value in row.items():
+                    assert (float(written[key]) if isinstance(value, float) else written[key] or None) == (
+                        value if isinstance(value, float) else None if value in ("", None) else str(value)
+                    )
+    assert columns(finished / "partial.csv")[-1] == "p_holm" or "p_holm" in columns(finished / "partial.csv")
+
+
+def cells_of(line):
+    return re.split(r"(?<!\\)&", line)
+
+
+def test_latex_has_as_many_cells_a_line_as_columns_and_nothing_unescaped(finished):
+    for path in finished.glob("*.tex"):
+        text = path.read_text()
+        side = re.search(r"\\begin\{longtable\}\{([lr]+)\}", text).group(1)
+        body = text[text.index(r"\toprule") : text.index(r"\end{longtable}")]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert lines and all(len(cells_of(line)) == len(side) for line in lines), path
+        assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}"), path
+        assert not re.search(r"(?<!\\)[#%_]", text[text.index(r"\caption") : text.index(r"\label")] + body), path
+        assert text.isascii(), path
+
+
+def test_latex_escapes_what_a_user_may_call_a_benchmark():
+    assert formats.latex(r"50%_a&b$#{x}~^\y") == (
+        r"50\%\_a\&b\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}y"
+    )
+
+
+def test_a_column_that_says_nothing_is_left_out_of_what_is_read_and_kept_in_the_csv(tmp_path):
+    found = analysis(*study(2, ("pt",), ("own",)))
+    table = tables.correlations_table(found["correlations"])
+    headings = [column.heading for column in formats.grid(table)[0]]
+    assert "note" in headings and "Pearson r" not in headings
+    assert "r_low" in table.keys
+
+
+def test_contact_sheets_are_cut_to_size_and_say_what_part_they_show(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (1500, 750, 3), dtype=np.uint8)  # nothing compresses worse
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=1)
+    Image.fromarray(noise[:100, :100]).save(tmp_path / "small.png")
+    sheets = {name: tmp_path / f"{name}.png" for name in ("large", "small", "lost")}
+    text = write(tmp_path / "out", {}, contact_sheets=sheets).read_text()
+    images = [base64.b64decode(data) for data in re.findall(r"data:image/webp;base64,([^\"]+)", text)]
+    assert len(images) == 2 and all(len(image) <= 120_000 for image in images)
+    assert Image.open(io.BytesIO(images[0])).size[0] <= 500 and Image.open(io.BytesIO(images[1])).size == (100, 100)
+    assert (
+        re.search(r"large: the first \d+% of the sheet large.png", text) and "small: the whole sheet small.png" in text
+    )
+    assert "lost: no contact sheet was left" in text
+
+
+def test_the_controlled_experiment_has_its_table_its_figure_and_a_mean_a_level(tmp_path):
+    found = controlled_analysis(subsets=2)
+    found = {key: found[key] for key in ("diversity", "points", "controlled")}
+    found |= {key: [row for row in found[key] if row["method"] == "pt"] for key in ("points", "controlled")}
+    text = write(tmp_path, found).read_text()
+    assert "Figure 5. The controlled experiment" in text and (tmp_path / "figure5.png").exists()
+    assert {"mean_low", "mean_middle", "mean_high"} < set(columns(tmp_path / "controlled.csv"))
+
+
+WORDLESS = re.compile(r">[^<]*\b(nan|NaN|None|inf)\b[^<]*<")
+
+
+def degenerate():
+    """Studies with next to nothing in them, by name, and what their page must say."""
+
+    def changed(found, **change):
+        return analysis(found["diversity"], [p | change for p in found["points"]])
+
+    two = ("pt", "ho_maml_10")
+    small = full_analysis(benchmarks=4, methods=two, test_sets=("own",))
+    nothing_known = {
+        key: [{k: None if isinstance(v, float) else v for k, v in row.items()} for row in small[key]]
+        for key in ("correlations", "differences", "partial", "verdicts", "effect_sizes", "effect_size_trends")
+    }
+    return {
+        "nothing": ({}, "No R² is defined"),
+        "one benchmark": (analysis(*study(1, two, ("own",))), "1 benchmark, at least 3 are needed"),
+        "two benchmarks": (full_analysis(benchmarks=2, methods=two, test_sets=("own",)), "at least 3 are needed"),
+        "three benchmarks": (
+            full_analysis(benchmarks=3, methods=two, test_sets=("own",)),
+            "say nothing about the interval",
+        ),
+        "one method": (full_analysis(benchmarks=4, methods=("pt",), test_sets=("own",)), "1 method, 1 seed"),
+        "equal diversities": (
+            full_analysis(benchmarks=4, methods=two, test_sets=("own",), spread=0.0),
+            "same diversity",
+        ),
+        "equal accuracies": (changed(small, accuracy=0.2), "same accuracy"),
+        "diverged": (changed(small, accuracy=math.nan, loss=math.inf), "missing or not finite: bench-0"),
+        "undefined numbers": (small | nothing_known, "No R² is defined"),
+    }
+
+
+DEGENERATE = degenerate()
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_input_is_said_in_words_without_a_number_that_is_none(case, tmp_path):
+    found, said = DEGENERATE[case]
+    text = write(tmp_path, found).read_text()
+    assert said in text
+    shown = text[: text.index("<summary>Settings")]
+    assert not WORDLESS.search(shown), WORDLESS.search(shown)
+    for path in [*tmp_path.glob("*.csv"), *tmp_path.glob("*.tex")]:
+        assert not re.search(r"\b(nan|None|inf)\b", path.read_text()), path

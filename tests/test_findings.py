@@ -1,0 +1,138 @@
+"""The sentences of a report follow from its numbers, and from nothing else."""
+
+import pytest
+
+from jaxdiv import correlate, findings, published
+
+
+def row(method="pt", metric="accuracy", test_set="own", **more):
+    """A row of `correlations`: not significant unless told."""
+    found = {"method": method, "metric": metric, "test_set": test_set, "n": 12, "note": "", "slope": 1.0}
+    return found | {"r2": 0.149, "ci_low": 0.0, "ci_high": 0.62, "p_value": 0.2153, "p_holm": 0.43} | more
+
+
+STRONG = {"r2": 0.72, "ci_low": 0.26, "ci_high": 0.92, "p_value": 0.0005, "p_holm": 0.001}
+
+
+def words(**analysis):
+    return dict(findings.summary(analysis, ([], [])))
+
+
+def test_significance_is_what_is_left_after_holm():
+    weak = row("ho_maml_10", r2=0.416, ci_low=0.012, ci_high=0.79, p_value=0.023, p_holm=0.23)
+    said = words(correlations=[row(), weak, row("fo_maml_5", **STRONG)])["Accuracy, own test split"]
+    assert said == [
+        "R² differs from zero; change of accuracy per .01 of diversity: FO-MAML 5 steps .72 [.26, .92], +.01 "
+        "(Holm's p = .001).",
+        "No significant difference from zero: PT .15 [.00, .62]; HO-MAML 10 steps .42 [.01, .79] (p = .023 "
+        "uncorrected).",
+    ]
+
+
+def test_a_falling_relation_is_said_to_fall():
+    said = words(correlations=[row(metric="loss", **STRONG | {"slope": -2.0})])["Cross-entropy, own test split"]
+    assert said == [
+        "R² differs from zero; change of cross-entropy per .01 of diversity: PT .72 [.26, .92], -.02 (Holm's p = .001)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "without", "said"),
+    [(STRONG, 0.1, "would not differ"), ({}, 0.7, "would differ"), (STRONG, 0.7, None), ({}, 0.1, None)],
+)
+def test_one_benchmark_is_named_where_leaving_it_out_changes_the_verdict(found, without, said):
+    # Over the 11 benchmarks that are left, .36 is the smallest R² that differs from zero.
+    assert 0.1 < correlate.smallest_significant_r2(11) < 0.7
+    text = " ".join(
+        words(correlations=[row(**found, influential="omniglot", influential_r2=without)])["Accuracy, own test split"]
+    )
+    assert ("One benchmark decides: without omniglot" in text) == (said is not None)
+    assert said is None or said in text
+
+
+def difference(method, other, gap, decided):
+    found = {"method": method, "other": other, "metric": "accuracy", "test_set": "own", "n": 12, "note": ""}
+    return found | {
+        "difference": gap,
+        "low": gap - 0.3,
+        "high": gap + 0.3,
+        "p_value": 0.4,
+        "p_holm": 0.8,
+        "decided": decided,
+    }
+
+
+def test_methods_are_ranked_only_where_that_is_decided():
+    rows = [difference("ho_maml_10", "pt", 0.27, False), difference("fo_maml_5", "pt", -0.5, False)]
+    said = findings.headline({"correlations": [row(), row("ho_maml_10")], "differences": rows}, [], None)
+    assert (
+        "Undecided: none of 2 differences of R² is significant (HO-MAML 10 steps minus PT .27 [-.03, .57], p = .40"
+        in said[2]
+    )
+    rows[1] |= {"decided": True}
+    said = findings.headline({"correlations": [row(), row("ho_maml_10")], "differences": rows}, [], None)
+    assert said[2].endswith("R² differs: PT above FO-MAML 5 steps .50 [.20, .80]; 1 other pair undecided.")
+
+
+def test_the_headline_answers_yes_no_or_that_it_cannot_be_said():
+    answer = lambda *rows: findings.headline({"correlations": rows}, [], "mio")[1]
+    many = [row(m, test_set="fixed", **STRONG) for m in ("pt", "fo_maml_5", "ho_maml_5")]
+    assert answer(*many).startswith(
+        "Does diversity predict accuracy on the fixed test set (mio)? Yes for each of 3 methods"
+    )
+    assert "Yes for PT (R² = .72 [.26, .92]); undecided for FO-MAML 5 steps." in answer(row(**STRONG), row("fo_maml_5"))
+    assert "Undecided: no R² differs significantly from zero; the largest R² is .15 [.00, .62], of PT." in answer(row())
+    assert "It cannot be said: no R² is defined." in answer(
+        row(r2=None, p_value=None, p_holm=None, note="undefined: 2 points")
+    )
+
+
+def test_the_papers_values_are_judged_as_ours_are():
+    rows, pairs = correlate.from_summaries(published.PAPER_TABLE2, published.PAPER_BENCHMARKS)
+    said = " ".join(dict(findings.summary({}, (rows, pairs)))["The paper's Table 2 under the same tests"])
+    assert "Of 10 published R², 2 differ from zero before Holm's correction: HO-MAML 5 steps, accuracy" in said
+    assert "none after it" in said and "none is decided" in said
+    assert "Whether HO-MAML 10 steps is above PT in accuracy (.42 and .15) is undecided: z = .76, p = .45." in said
+
+
+def test_what_n_points_can_see_follows_from_n():
+    said = " ".join(words(correlations=[row()])["What these points can support"])
+    # t(.975, 10) = 2.228: R² = t² / (10 + t²) = .33; Fisher's z with 80% power: tanh(2.802 / 3)² = .54.
+    assert "With 12 benchmarks an R² must exceed .33" in said and "a true R² must be .54" in said
+    assert "size of the data is not controlled here" in said
+    partial = {
+        "method": "pt",
+        "metric": "accuracy",
+        "test_set": "own",
+        "given": "log images",
+        "p_value": 0.2,
+        "r2": 0.1,
+    }
+    said = words(correlations=[row()], partial=[partial | {"p_holm": 0.2}])
+    assert "not controlled" not in " ".join(said["What these points can support"])
+    assert said["Diversity, or size?"] == [
+        "Given log images, diversity still explains performance significantly in none of 1 cases."
+    ]
+
+
+def test_controls_and_effects_say_what_their_rows_say():
+    key = {"method": "pt", "metric": "accuracy", "test_set": "own"}
+    said = words(
+        correlations=[row()],
+        verdicts=[key | {"verdict": "size"}, key | {"method": "ho_maml_5", "verdict": "neither"}],
+        complexity={"matched": ["dtd", "mio"], "rows": [key | {"r2": None, "p_value": None}]},
+        effect_sizes=[{"test_set": "own", "verdict": "MAML", "rule": "no difference"}],
+        controlled=[key | {"effect": 0.02, "low": 0.01, "high": 0.03, "p_value": 0.001, "p_holm": 0.002}],
+    )
+    assert said["Diversity, or size?"] == [
+        "Accuracy, own test split: Size, given diversity, for PT; neither is significant given the other for "
+        "HO-MAML 5 steps.",
+        "Among benchmarks of matched complexity (dtd and mio), no R² is defined.",
+    ]
+    assert said["PT against MAML, on the same tasks"] == [
+        "Own test split, 1 comparison of a MAML method with PT on a benchmark: MAML is better in 1, PT in 0, they are "
+        "within 1% in 0, undecided 0. By the 1% rule on Cohen's d: MAML 0, PT 0, no difference 1."
+    ]
+    assert said["The controlled experiment"] == [
+        "Accuracy: +.1 of diversity changes it significantly for PT +.020 [.010, .030]."
+    ]
