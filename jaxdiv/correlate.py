@@ -205,7 +205,8 @@ def correlations(points: Sequence[Mapping[str, Any]], draws: int = 9999, seed: i
       r, r_low, r_high: `r_interval`. spearman_low, spearman_high: `spearman_interval`; spearman_p and
       p_permutation: `permutation_p`, of ranks and of values. p_holm: over all rows.
     - boot_*: percentiles over `draws` resamples of benchmarks in which each value is also redrawn within its own
-      error (`resample`; an error that is unknown counts as 0); boot_dropped resamples said nothing.
+      error (`resample`; an error that is unknown counts as 0). The values hold their error already: redrawing
+      pulls R² down by the reliability once more, and errs to the low side. boot_dropped resamples said nothing.
     - loo_low, loo_high: the range of R² with one benchmark left out; influential: whose leaving moves R² most, to
       influential_r2.
     - reliability: of diversity times of performance. r2_true, true_low, true_high: R² and interval over that, the
@@ -369,7 +370,8 @@ def _difference(
     errors = [_errors(rows, name) for rows, name in ((first, "diversity"), (first, metric), (second, metric))]
     known = [np.zeros(n) if e is None else e for e in errors]
     samples = resample(np.stack([x, *ys]), np.stack(known), draws, seed)
-    boot = percentile_interval(row_pearson(samples[0], samples[1]) ** 2 - row_pearson(samples[0], samples[2]) ** 2)
+    r2s = [row_pearson(samples[0], sample) ** 2 for sample in samples[1:]]
+    boot = percentile_interval(r2s[0] - r2s[1], n)
     return row | {
         "difference": r1 * r1 - r2 * r2,
         "low": max(-1.0, low),
