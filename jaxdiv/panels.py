@@ -33,6 +33,7 @@ _Y = {
 _SHORT = {"own": "own test split", "fixed": "fixed test set"}
 # Levels of the controlled experiment, least diverse first
 _LEVELS = (("#0072B2", "o"), ("#E69F00", "s"), ("#D55E00", "^"), ("#CC79A7", "D"), ("#009E73", "v"))
+_AREA = {"^": 38, "v": 38}  # a triangle as small as a square looks like a star on its error bars
 _SIZE, _BELOW = (3.4, 3.1), 0.62
 
 
@@ -119,7 +120,7 @@ def _scatter_panel(ax: Any, data: PlotData, method: str, metric: str, test_set: 
     seeds = [(p["diversity"], value) for p in rows if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
     if seeds:
         ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
-    ax.scatter(xs, ys, s=24, marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
+    ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
     number_points(ax, xs, ys, [str(data.numbers[p["benchmark"]]) for p in rows])
     _head(ax, method, test_set, r2_text(data.lines.get((method, metric, test_set))))
 
@@ -171,7 +172,7 @@ def _effect_panel(ax: Any, data: PlotData, method: str, test_set: str) -> None:
     _trend(ax, xs, ys, colour, line_style)
     bars = [data.bars.get(row["benchmark"], (row["diversity"], row["diversity"])) for row in rows]
     _crosses(ax, [(x, y, *bar, *ends(row)) for x, y, bar, row in zip(xs, ys, bars, rows, strict=True)], colour)
-    ax.scatter(xs, ys, s=24, marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
+    ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
     number_points(ax, xs, ys, [str(data.numbers.get(row["benchmark"], "")) for row in rows])
     _head(ax, method, test_set, r2_text(data.trends.get((method, test_set))))
 
@@ -199,7 +200,7 @@ def _controlled_panel(ax: Any, data: PlotData, method: str, metric: str, test_se
             for p, x, y, half in zip(mine, xs, ys, halves, strict=True)
         ]
         _crosses(ax, crosses, colour)
-        ax.scatter(xs, ys, s=24, marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5, label=level)
+        ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5, label=level)
         seeds = [(p["diversity"], value) for p in mine if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
         if seeds:
             ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
