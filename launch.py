@@ -5,7 +5,8 @@
     python launch.py --config.maml.steps=500          any field of the configuration
     python launch.py --dry_run                        what would be done
 
-The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report.
+The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report; before diversity,
+`select` chooses the subsets of a controlled experiment (configs/controlled.py).
 Results go to --workdir, one folder per unit of work; a second run does only what is lacking.
 WORKDIR/report/report.html is the end of it.
 """
@@ -35,7 +36,7 @@ except AttributeError as error:  # ml_collections looks at the command line alre
 WORKDIR = flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
 STAGES = flags.DEFINE_list(
     "stages",
-    "prepare,diversity,train,evaluate,correlate,report",
+    "prepare,select,diversity,train,evaluate,correlate,report",
     "Which links of the chain to run, a comma between them.",
 )
 COORDINATOR = flags.DEFINE_string(

@@ -38,11 +38,21 @@ def get_config() -> ConfigDict:
                     "seed": 0,  # by this seed
                     "file": "",  # or as a file tells: a line `train CLASS`, `val CLASS` or `test CLASS` for each
                 },
+                # Every train split cut to the same number of classes, as evenly from its data sets as can be, and of
+                # images of each: a study in which size cannot explain anything. 0: all there are.
+                "cut": {"classes": 0, "images": 0},
                 # The study's train augmentation of each data set (generated ones have none), in the tasks that
                 # diversity is measured on, which is the reference's protocol, and in training.
                 "augment": {"diversity": False, "training": False},
                 "classes": (32, 8, 16),  # train, val, test classes of a generated benchmark
                 "images": 20,  # and its images per class
+            },
+            "controlled": {  # the controlled experiment: see configs/controlled.py
+                "pool": "",  # the benchmark whose train classes are drawn from, instead of `benchmarks`
+                "subsets": 3,  # of each level of diversity: low, middle, high
+                "classes": 24,  # of a subset, as many of each of the pool's data sets
+                "images": 20,  # of each class
+                "candidates": 64,  # classes of each data set that are embedded and chosen from
             },
             "probe": {
                 "name": "resnet10_narrow",
@@ -90,6 +100,7 @@ def get_config() -> ConfigDict:
             },
             "evaluation": {
                 "tasks": 25,
+                "test_sets": ("own", "fixed"),
                 "fixed_test_set": "all",  # the union of every base set of the study
                 "dropout": False,  # left on in MAML's tests, as in the study's code
             },

@@ -16,6 +16,7 @@ from scipy import special
 
 from jaxdiv.errors import InputError
 from jaxdiv.inference import (
+    corrected,
     difference_interval,
     fisher_difference,
     holm,
@@ -251,7 +252,8 @@ def _errors(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray | None:
     return np.array(found)
 
 
-def _in_words(note: str, metric: str) -> str:
+def in_words(note: str, metric: str) -> str:
+    """A note of `r_squared` in the study's words."""
     note = note.replace("same x", "same diversity").replace("same y", f"same {METRICS[metric]}")
     return note.replace("points", "benchmarks").replace("point,", "benchmark,")
 
@@ -262,7 +264,7 @@ def _correlation(
     """What `correlations` says of the benchmarks `used`."""
     x, y = _values(used.values(), "diversity"), _values(used.values(), metric)
     n, found = len(x), r_squared(x, y)
-    notes = [_in_words(found.note, metric)] if found.note else []
+    notes = [in_words(found.note, metric)] if found.note else []
     if lost:
         notes.append(f"left out, diversity or {METRICS[metric]} missing or not finite: {', '.join(lost)}")
     row: dict[str, Any] = {"n": n, "slope": found.slope, "intercept": found.intercept}
@@ -295,9 +297,11 @@ def _correlation(
     known = [np.zeros(n) if e is None else e for e in errors]
     samples = resample(np.stack([x, y]), np.stack(known), draws, seed)
     row["boot_dropped"] = draws - samples.shape[1]
-    boot_r = percentile_interval(row_pearson(*samples))
+    boot_r = percentile_interval(row_pearson(*samples), n)
+    # By way of r: the percentiles of r² itself never hold 0.
     row["boot_low"], row["boot_high"] = boot_r if boot_r[0] is None else squared(*boot_r)
-    row["boot_slope_low"], row["boot_slope_high"] = percentile_interval(row_slope(*samples))
+    row["boot_slope_low"], row["boot_slope_high"] = percentile_interval(row_slope(*samples), n)
+    # Not expanded: the ties of a resample already spread rank correlations enough (bench/statistics.py).
     row["boot_spearman_low"], row["boot_spearman_high"] = percentile_interval(row_spearman(*samples))
     without = leave_one_out(x, y)
     if n > 3 and np.isfinite(without).any():
@@ -307,7 +311,7 @@ def _correlation(
     if errors[0] is not None and errors[1] is not None:
         row["reliability"] = share = reliability(x, errors[0]) * reliability(y, errors[1])
         if share > 0:
-            row["r2_true"], row["true_low"], row["true_high"] = (min(1.0, v / share) for v in _estimate(found.r, n))
+            row["r2_true"], row["true_low"], row["true_high"] = corrected(found.r, n, share)
         else:
             notes.append("the values' errors are as large as their spread: nothing to correct R² by")
     return row | {"note": "; ".join(notes)}
@@ -349,7 +353,7 @@ def _difference(
     """What `differences` says of two methods over the same benchmarks."""
     x, ys = _values(first, "diversity"), [_values(rows, metric) for rows in (first, second)]
     n, found = len(x), [r_squared(x, y) for y in ys]
-    notes = [_in_words(note, metric) for note in dict.fromkeys(f.note for f in found if f.note)]
+    notes = [in_words(note, metric) for note in dict.fromkeys(f.note for f in found if f.note)]
     if lost:
         notes.append(f"not in both, or not finite: {', '.join(lost)}")
     row: dict[str, Any] = {"n": n, "r2": found[0].r2, "other_r2": found[1].r2, "note": "; ".join(notes)}
@@ -360,6 +364,8 @@ def _difference(
     r12 = float(row_pearson(*ys)) * math.copysign(1, found[0].r * found[1].r)
     low, high = difference_interval(_estimate(r1, n), _estimate(r2, n), overlap(r1, r2, r12))
     statistic, p_value = williams(r1, r2, r12, n)
+    if p_value is None and n > 3:
+        row["note"] = "; ".join([*notes, "the methods' values leave nothing to test a difference against"])
     errors = [_errors(rows, name) for rows, name in ((first, "diversity"), (first, metric), (second, metric))]
     known = [np.zeros(n) if e is None else e for e in errors]
     samples = resample(np.stack([x, *ys]), np.stack(known), draws, seed)
@@ -396,6 +402,7 @@ def from_summaries(r2: Mapping[str, Mapping[str, float]], n: int) -> tuple[list[
     samples (`fisher_difference`). What needs points is None. Raises InputError for an R² outside [0, 1].
     """
     rows: list[dict[str, Any]] = []
+    few = f"; {n} benchmark{'s' * (n != 1)} say nothing about the interval" if n <= 3 else ""
     for method in in_order(r2, METHODS):
         for metric in in_order(r2[method], METRICS):
             value = r2[method][metric]
@@ -405,7 +412,7 @@ def from_summaries(r2: Mapping[str, Mapping[str, float]], n: int) -> tuple[list[
             (r_low, r_high), (low, high) = r_interval(r, n), r2_interval(r, n)
             head = {"method": method, "metric": metric, "test_set": "published", "n": n, "r": r, "r2": value}
             limits = {"ci_low": low, "ci_high": high, "r_low": r_low, "r_high": r_high, "p_value": p_of_r(r, n)}
-            note = "from R² and n alone; r taken as positive"
+            note = "from R² and n alone; r taken as positive" + few
             rows.append(dict.fromkeys(CORRELATION_COLUMNS) | head | limits | {"note": note})
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
@@ -422,7 +429,7 @@ def from_summaries(r2: Mapping[str, Mapping[str, float]], n: int) -> tuple[list[
             | {"test_set": "published", "r2": first["r2"], "other_r2": second["r2"]}
             | {"difference": first["r2"] - second["r2"], "low": max(-1.0, low), "high": min(1.0, high)}
             | {"statistic": statistic, "p_value": p_value}
-            | {"note": "from R² and n alone, as if the methods shared no benchmarks; r taken as positive"}
+            | {"note": "from R² and n alone, as if the methods shared no benchmarks; r taken as positive" + few}
         )
     _decide(pairs)
     return rows, pairs

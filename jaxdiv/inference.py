@@ -66,6 +66,15 @@ def reliability(values: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) 
     return max(0.0, 1 - float(np.mean(np.square(errors)) / np.var(values, ddof=1)))
 
 
+def corrected(r: float, n: int, share: float) -> tuple[float, float, float]:
+    """R² and its 95% interval as they would be without noise: `r_interval` over √share, squared, at most 1.
+
+    share: the reliability of x times that of y, above 0, taken as exact. Source: Spearman 1904.
+    """
+    low, high = r2_interval(r, n)
+    return min(1.0, r * r / share), min(1.0, low / share), min(1.0, high / share)
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values, in the order given; None stays None and does not count. Source: Holm 1979."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)

@@ -13,10 +13,11 @@ from jaxdiv.errors import InputError, unknown
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.nets.resnet import ARCHITECTURES
 from jaxdiv.nets.weights import IMAGENET
+from jaxdiv.subsets import LEVELS
 from jaxdiv.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.units import replacing
 
-STAGES = ("prepare", "diversity", "train", "evaluate", "correlate", "report")
+STAGES = ("prepare", "select", "diversity", "train", "evaluate", "correlate", "report")
 METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; None: supervised pre-training
     "pt": None,
     "fo_maml_5": (5, True),
@@ -31,8 +32,9 @@ _NOT_IDENTITY = ("data.archive_dir", "data.dir", "data.download")  # where the d
 
 def check(config: ConfigDict) -> None:
     """Raise InputError, with the nearest valid name, for a name or number in `config` that cannot be used."""
-    for name in (*config.benchmarks, fixed_test_set(config)):
+    for name in (*config.benchmarks, *_pool(config), fixed_test_set(config)):
         benchmarks.components(name)
+    _check_controlled(config)
     split = config.data.split
     own = any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks)
     if config.methods and own and not split.file and not split.fractions[-1]:
@@ -42,6 +44,7 @@ def check(config: ConfigDict) -> None:
         )
     for kind, name, valid in (
         *(("method", method, METHODS) for method in config.methods),
+        *(("test set", name, TEST_SETS) for name in config.evaluation.test_sets),
         ("probe", config.probe.name, ARCHITECTURES),
         ("estimator", config.probe.estimator, task2vec.ESTIMATORS),
         ("head", config.probe.head, task2vec.HEADS),
@@ -56,9 +59,14 @@ def check(config: ConfigDict) -> None:
     ):
         if name not in valid:
             raise unknown(kind, name, valid)
-    for field, least in (("benchmarks", 1), ("methods", 0), ("seeds", 1)):
-        if len(config[field]) < least or len(set(config[field])) != len(config[field]):
-            raise InputError(f"--config.{field} is {config[field]}: give at least {least}, and each once")
+    for field, given, least in (
+        ("benchmarks", config.benchmarks, 0 if config.controlled.pool else 1),
+        ("methods", config.methods, 0),
+        ("seeds", config.seeds, 1),
+        ("evaluation.test_sets", config.evaluation.test_sets, 1),
+    ):
+        if len(given) < least or len(set(given)) != len(given):
+            raise InputError(f"--config.{field} is {given}: give at least {least}, and each once")
     for path, least in {
         "task.ways": 2,
         "task.shots": 1,
@@ -81,6 +89,9 @@ def check(config: ConfigDict) -> None:
         "training.minutes": 0,
         "training.warmup": 0,
         "training.clip": 0,
+        "data.cut.classes": 0,
+        "data.cut.images": 0,
+        "controlled.subsets": 1,
     }.items():
         section, _, name = path.rpartition(".")
         value = (config[section] if section else config)[name]
@@ -88,6 +99,44 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"--config.{path} is {value}: it must be at least {least}")
     if config.training.patience and not config.training.validate_every:
         raise InputError("--config.training.patience counts validations: set --config.training.validate_every too")
+
+
+def _pool(config: ConfigDict) -> tuple[str, ...]:
+    return (config.controlled.pool,) if config.controlled.pool else ()
+
+
+def benchmark_names(config: ConfigDict) -> tuple[str, ...]:
+    """The study's benchmarks: those that it names, or the subsets of a controlled experiment's pool."""
+    if not config.controlled.pool:
+        return tuple(config.benchmarks)
+    return tuple(f"{level}-{number + 1}" for level in LEVELS for number in range(config.controlled.subsets))
+
+
+def _check_controlled(config: ConfigDict) -> None:
+    """A controlled experiment's numbers, and those of a cut."""
+    cut, chosen, task = config.data.cut, config.controlled, config.task
+    each = task.shots + task.queries
+    if 0 < cut.images < each or 0 < cut.classes < task.ways:
+        raise InputError(
+            f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "
+            f"classes of shots + queries = {each} images"
+        )
+    if not chosen.pool:
+        return
+    if config.benchmarks or cut.images or cut.classes:
+        raise InputError(
+            "--config.controlled.pool makes the benchmarks, all of one size: set --config.benchmarks='()' and no "
+            "--config.data.cut"
+        )
+    sets = len(benchmarks.components(chosen.pool))
+    if chosen.classes % sets or chosen.classes // sets < task.ways or 4 * chosen.classes > chosen.candidates * sets:
+        raise InputError(
+            f"--config.controlled.classes is {chosen.classes}: it must be one number for each of the {sets} data "
+            f"sets of the pool, at least ways={task.ways} and at most a quarter of --config.controlled.candidates="
+            f"{chosen.candidates}"
+        )
+    if chosen.images < each:
+        raise InputError(f"--config.controlled.images is {chosen.images}: a task takes shots + queries = {each}")
 
 
 def weights_file(config: ConfigDict) -> Path | None:
@@ -112,7 +161,9 @@ def fixed_test_set(config: ConfigDict) -> str:
     """`all` stands for the union of every base set that the study uses."""
     if config.evaluation.fixed_test_set != "all":
         return config.evaluation.fixed_test_set
-    return "+".join(dict.fromkeys(part for name in config.benchmarks for part in benchmarks.components(name)))
+    return "+".join(
+        dict.fromkeys(part for name in (*config.benchmarks, *_pool(config)) for part in benchmarks.components(name))
+    )
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

@@ -1,42 +1,19 @@
-"""The study: which units a configuration asks for, what each does, and running them in order.
+"""Running a study: its units in their order, only those that are lacking, and what is shown at the end."""
 
-prepare -> diversity -----------------------> correlate -> report
-        -> train -> evaluate (own, fixed) --^
-"""
-
-import json
-import shutil
-import time
-import zlib
 from collections.abc import Iterable
-from functools import cache, lru_cache
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import evaluate, maml, pretrain, report, survey, task2vec, train
-from jaxdiv.correlate import correlations
-from jaxdiv.curves import Curve, read_curve, write_curves
-from jaxdiv.data import benchmarks, store, synthetic
-from jaxdiv.data.episodes import ImageTable, check_tasks, sample_batch, sample_tasks
-from jaxdiv.data.folder import fingerprint
-from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distances
-from jaxdiv.embedding import embed_benchmark
+from jaxdiv import report, train
 from jaxdiv.errors import InputError
-from jaxdiv.learner import Learner
-from jaxdiv.nets.network import Network, make_network
-from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
+from jaxdiv.plan import Maker
 from jaxdiv.progress import Watch
-from jaxdiv.settings import ADAPTS, METHODS, STAGES, TEST_SETS, check, check_stages, claim, fixed_test_set, weights_file
-from jaxdiv.units import Report, Result, Unit, provenance, replacing
+from jaxdiv.settings import check_stages, claim
+from jaxdiv.units import Unit, needed
 
 
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
@@ -45,7 +22,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     Raises InputError for a configuration or a workdir that cannot be used.
     """
     stages = check_stages(stages)
-    maker = _Maker(config, workdir)
+    maker = Maker(config, workdir)
     units = maker.plan()
     leads = jax.process_index() == 0
     if not leads:
@@ -75,7 +52,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     if "correlate" in stages and not correlated.done:
         correlated.execute(_silent)
     if "report" in stages:
-        unit = maker.report(_needed(correlated, "report"), failures)
+        unit = maker.report(needed(correlated, "report"), failures)
         _show_report(unit, workdir / "report" / "report.html", console)
     return 1 if failures else 0
 
@@ -88,7 +65,7 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
     reason = f"{lost} failed" if lost else None
     if not lost:
         for need in unit.inputs:
-            _needed(need, unit.name)
+            needed(need, unit.name)
         try:
             # Hosts of one job train together; what does not need them all is the first one's.
             if unit.stage == "train" or jax.process_index() == 0:
@@ -120,12 +97,6 @@ def _out_of_memory(stage: str) -> str:
     return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command goes on from here"
 
 
-def _needed(unit: Unit, by: str) -> Unit:
-    if not unit.done:
-        raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to --stages")
-    return unit
-
-
 def _show_report(unit: Unit, page: Path, console: Console) -> None:
     """Write the report unless it is there, and show its tables."""
     if not unit.done or not page.exists():
@@ -144,387 +115,9 @@ def _silent(share: float, note: str) -> None:
 def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
     """Say of each unit whether it is done, would resume or would run. Writes nothing."""
     stages = check_stages(stages)
-    for unit in _Maker(config, workdir).plan():
+    for unit in Maker(config, workdir).plan():
         if unit.stage in stages:
             step = train.latest_step(unit.scratch)
             state = "done" if unit.done else f"resume from step {step}" if step else "run"
             settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
             console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
-
-
-def _key(seed: int, *purpose: Any) -> jax.Array:
-    """A key for one purpose: the same in every run, and no two purposes share a draw."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32("/".join(map(str, purpose)).encode()))
-
-
-class _Maker:
-    """Makes the units of one study; holds the configuration and the workdir that all of them share."""
-
-    def __init__(self, config: ConfigDict, workdir: Path):
-        check(config)
-        self.config = config
-        self.workdir = workdir
-        self.task = dict(config.task)
-        self.data = benchmarks.DataSettings(
-            archive_dir=config.data.archive_dir,
-            dir=config.data.dir,
-            download=config.data.download,
-            partial=config.data.partial,
-            min_images=config.task.shots + config.task.queries,
-            own=config.images,
-            fractions=tuple(config.data.split.fractions),
-            split_seed=config.data.split.seed,
-            split_file=config.data.split.file,
-            skip_broken=config.data.skip_broken,
-            classes=tuple(config.data.classes),
-            images=config.data.images,
-            seed=config.seed,
-        )
-
-    def plan(self) -> list[Unit]:
-        """Every unit but those of the last two stages, each after its inputs."""
-        config = self.config
-        measured = [self.diversity(name) for name in config.benchmarks]
-        trained = list(product(config.benchmarks, config.methods, config.seeds))
-        tested = [self.evaluation(*which, test_set) for test_set in TEST_SETS for which in trained]
-        units: dict[str, Unit] = {}
-        for unit in (*measured, *tested):
-            units |= {need.name: need for need in unit.inputs} | {unit.name: unit}
-        return sorted(units.values(), key=lambda unit: STAGES.index(unit.stage))
-
-    def unit(self, name, settings, run, inputs=(), cost=1.0) -> Unit:
-        return Unit(name, settings, run, self.workdir / "units" / name, tuple(inputs), cost)
-
-    def prepared(self, benchmark: str, pixels: int) -> list[Unit]:
-        """The units that make a benchmark's base sets."""
-        return [self._prepare(base, pixels) for base in benchmarks.components(benchmark)]
-
-    def _prepare(self, base: str, pixels: int) -> Unit:
-        if base in benchmarks.BASE_SETS:
-            settings: dict[str, Any] = {"partial": self.data.partial, "min_images": self.data.min_images}
-        elif base == benchmarks.OWN:
-            settings = {"own": self.data.own, "partial": self.data.partial, "min_images": self.data.min_images}
-            settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(self.data.own))}
-            settings |= {"fractions": self.data.fractions, "split_seed": self.data.split_seed}
-            if self.data.split_file:
-                settings["split_file"] = fingerprint(Path(self.data.split_file))
-        else:
-            settings = {"classes": self.data.classes, "images": self.data.images, "seed": self.data.seed}
-
-        def run(unit: Unit, progress: Report) -> Result:
-            facts = benchmarks.prepare(base, pixels, self.data, unit.scratch, progress)
-            for other in unit.folder.iterdir():  # the table of settings that are no more
-                if other.is_dir() and other != unit.scratch:
-                    shutil.rmtree(other)
-            return facts, {}
-
-        cost = 0.5 if synthetic.spread(base) is not None else 20.0
-        return self.unit(f"prepare/{base}/{pixels}px", {"pixels": pixels, **settings}, run, cost=cost)
-
-    def table(self, benchmark: str, pixels: int, split: str) -> ImageTable:
-        table = _table(benchmark, tuple(unit.scratch for unit in self.prepared(benchmark, pixels)), split)
-        check_tasks(f"{benchmark} ({split} split)", table, **self.task)
-        return table
-
-    def show_data(self, units: Iterable[Unit], console: Console) -> None:
-        """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
-        folder = self.workdir / "data"
-        tables = {unit.name.removeprefix("prepare/"): unit.result for unit in units if unit.stage == "prepare"}
-        manifest: dict[str, Any] = {"tables": tables, "benchmarks": {}}
-        pixels = max([self.config.probe.pixels, *([self.config.learner.pixels] if self.config.methods else [])])
-        for name in self.config.benchmarks:
-            parts = [unit.result for unit in self.prepared(name, pixels)]
-            of_split = lambda split, parts=parts: {
-                what: sum(part[split][what] for part in parts) for what in ("classes", "images")
-            }
-            whole = {"components": benchmarks.components(name), "pixels": pixels}
-            manifest["benchmarks"][name] = whole | {split: of_split(split) for split in benchmarks.SPLITS}
-        text = json.dumps(manifest, indent=1)
-        file = folder / "manifest.json"
-        if file.exists() and file.read_text() == text:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in self.config.benchmarks:
-            stored = [store.read_table(unit.scratch) for unit in self.prepared(name, pixels)]
-            with replacing(folder / f"{name}.png") as temporary:
-                benchmarks.sheet(name, stored).save(temporary, "PNG")
-        with replacing(file) as temporary:
-            temporary.write_text(text)
-        console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
-
-    def diversity(self, benchmark: str) -> Unit:
-        probe, augment = self.config.probe, self.config.data.augment.diversity
-
-        def run(unit: Unit, progress: Report) -> Result:
-            table = self.table(benchmark, probe.pixels, "train")
-            weights = weights_file(self.config)
-            if weights == Path(IMAGENET):
-                weights = imagenet_file(probe.name, lambda share: progress(0.0, f"downloading weights, {share:.0%}"))
-            net = _probe(probe.name, weights, probe.seed)
-            keys = jnp.stack([_key(self.config.seed, unit.name, number) for number in range(probe.tasks)])
-            # Where the estimator or the head draws, the first few are embedded once more: its noise floor.
-            floor = min(probe.floor_tasks, probe.tasks) if task2vec.draws(probe.estimator, probe.head) else 0
-
-            def embed(tasks: int, before: int = 0) -> np.ndarray:
-                return embed_benchmark(
-                    net,
-                    table,
-                    tasks,
-                    **self.task,
-                    estimator=probe.estimator,
-                    head=probe.head,
-                    augment=augment,
-                    key=keys[:tasks],
-                    again=before > 0,
-                    progress=lambda done: progress((before + done) / (probe.tasks + floor), f"task {done} of {tasks}"),
-                )
-
-            stacked = embed(probe.tasks)
-            noise = noise_floor(stacked[:floor], embed(floor, probe.tasks), probe.distance) if floor else None
-            value, low, high = diversity(stacked, probe.distance, probe.interval)
-            row = {
-                "benchmark": benchmark,
-                "probe": probe.name,
-                "diversity": value,
-                "ci_low": low,
-                "ci_high": high,
-                "tasks": probe.tasks,
-                "estimator": probe.estimator,
-                "head": probe.head,
-                "distance": probe.distance,
-                "noise_floor": noise,
-                "complexity": complexity(stacked).value,
-                "true_diversity": benchmarks.true_diversity(benchmark),
-            }
-            return row, {"embeddings": stacked}
-
-        settings = {"probe": dict(probe), "task": self.task, "seed": self.config.seed, "augment": augment}
-        inputs = self.prepared(benchmark, probe.pixels)
-        cost = probe.tasks * (0.25 if probe.name == "resnet10_narrow" else 8.0)
-        return self.unit(f"diversity/{benchmark}/{probe.name}", settings, run, inputs, cost)
-
-    def training(self, benchmark: str, method: str, seed: int) -> Unit:
-        config, training = self.config, dict(self.config.training)
-        supervised = METHODS[method] is None
-        mine = config.pt if supervised else config.maml
-        if not supervised and mine.train_inner_steps:
-            method = _with_steps(method, mine.train_inner_steps)  # methods that differ in the test alone share it
-        tasks = training.pop("validation_tasks")
-        if not training["validate_every"]:
-            training.pop("patience")
-        settings = {**mine, **training, "learner": dict(config.learner), "task": self.task, "seed": [config.seed, seed]}
-        augment = settings["augment"] = config.data.augment.training
-        if training["validate_every"]:
-            settings["validation_tasks"] = tasks
-
-        def run(unit: Unit, progress: Report) -> Result:
-            table = self.table(benchmark, config.learner.pixels, "train")
-            classes = len(table.classes)
-            batch = mine.batch if supervised else mine.meta_batch
-            mesh = train.make_mesh(batch)
-            learner = self.learner(method, classes, mesh)
-
-            def sample(key: jax.Array) -> Any:
-                if supervised:
-                    return sample_batch(key, table, batch, augment)
-                return sample_tasks(key, table, **self.task, tasks=batch, augment=augment)
-
-            def validate(params: Any, carried: Any) -> dict[str, float]:
-                held_out = self.table(benchmark, config.learner.pixels, "val")
-                found = self._tested(learner, params, carried, held_out, tasks, "validate", benchmark)
-                return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
-
-            def note(step: int, metrics: dict[str, float]) -> None:
-                loss, share, rate = metrics["loss"], metrics["accuracy"], metrics["steps_per_second"]
-                word = f"step {step}/{mine.steps}  loss {loss:.3f}  accuracy {share:.3f}  {rate:.3g} steps/s"
-                progress(step / mine.steps, word)
-
-            found = train.train(
-                learner,
-                sample,
-                # Not a function of the method: all of them start from the same draws.
-                _key(config.seed, "train", benchmark, seed),
-                train.Settings(steps=mine.steps, learning_rate=mine.learning_rate, **training),
-                unit.scratch,
-                validate,
-                {"unit": unit.name},
-                mesh,
-                note,
-            )
-            return {**found, "train_classes": classes, "train_images": len(table.images)}, {}
-
-        name = f"train/{benchmark}/{method}/seed{seed}"
-        steps, first_order = _inner(method) or (0, True)
-        cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 140
-        return self.unit(name, settings, run, self.prepared(benchmark, config.learner.pixels), cost)
-
-    def evaluation(self, benchmark: str, method: str, seed: int, test_set: str) -> Unit:
-        config = self.config
-        trained = self.training(benchmark, method, seed)
-        where = benchmark if test_set == "own" else fixed_test_set(config)
-        tasks = config.evaluation.tasks
-
-        def run(unit: Unit, progress: Report) -> Result:
-            table = self.table(where, config.learner.pixels, "test")
-            facts = trained.result
-            learner = self.learner(method, facts["train_classes"])
-            params, carried = train.load_params(trained.scratch, learner)
-            heard = lambda done: progress(done / tasks, "")
-            result = self._tested(learner, params, carried, table, tasks, "evaluate", where, heard)
-            accuracy, accuracy_ci = evaluate.mean_interval(result.accuracy)
-            loss, loss_ci = evaluate.mean_interval(result.loss)
-            row = {
-                "benchmark": benchmark,
-                "method": method,
-                "seed": seed,
-                "test_set": test_set,
-                "accuracy": accuracy,
-                "accuracy_ci": accuracy_ci,
-                "loss": loss,
-                "loss_ci": loss_ci,
-                "train_images": facts["train_images"],
-                "train_classes": facts["train_classes"],
-                "batch_norm": config.learner.batch_norm,
-            }
-            return row, result._asdict()
-
-        settings = {
-            "tasks": tasks,
-            "task": self.task,
-            "test_set": where,
-            "seed": config.seed,
-            "batch_norm": config.learner.batch_norm,
-            "dropout": config.evaluation.dropout,
-        }
-        inputs = (trained, *self.prepared(where, config.learner.pixels))
-        name = f"evaluate/{benchmark}/{method}/seed{seed}/{test_set}"
-        return self.unit(name, settings, run, inputs, tasks / 50)
-
-    def _tested(self, learner, params, carried, table, tasks, purpose, where, progress=lambda done: None):
-        """A learner on tasks of `table` that are no function of the method: every method meets the same ones."""
-        sample = lambda key, number: sample_tasks(key, table, **self.task, tasks=number)
-        key = _key(self.config.seed, purpose, where)
-        return evaluate.evaluate(learner, params, carried, sample, key, tasks, progress=progress)
-
-    def survey(self, units: Iterable[Unit], console: Console) -> None:
-        """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
-        measured = [_needed(unit, "report") for unit in units if unit.stage == "diversity"]
-        rows = [unit.result for unit in measured]
-        distances = {
-            row["benchmark"]: pairwise_distances(unit.arrays()["embeddings"], row["distance"])
-            for row, unit in zip(rows, measured, strict=True)
-        }
-        drawn = survey.write_survey(self.workdir / "report", rows, distances)
-        console.print(survey.paper_table())
-        console.print(report.terminal_tables(rows, [], width=console.width)[0])
-        for unit in units:
-            if unit.stage == "prepare" and (lost := unit.result["left_out"]):
-                console.print(f"{unit.name}: left out {len(lost)}: {', '.join(lost[:5])}", markup=False, soft_wrap=True)
-        for path in drawn:
-            console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
-
-    def _curves(self) -> list[Curve]:
-        """How training went, of what is trained."""
-        config = self.config
-        trained = [
-            (name, method, self.training(name, method, seed))
-            for name, method, seed in product(config.benchmarks, config.methods, config.seeds)
-        ]
-        return [read_curve(name, method, unit.scratch / "metrics.jsonl") for name, method, unit in trained if unit.done]
-
-    def correlation(self, units: Iterable[Unit]) -> Unit:
-        """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
-        done = [unit for unit in units if unit.stage in ("diversity", "evaluate") and unit.done]
-
-        def run(unit: Unit, progress: Report) -> Result:
-            rows = [need.result for need in done if need.stage == "diversity"]
-            measured = {row["benchmark"]: row["diversity"] for row in rows}
-            tested = [need.result for need in done if need.stage == "evaluate"]
-            points = [
-                {**row, "diversity": measured[row["benchmark"]]} for row in tested if row["benchmark"] in measured
-            ]
-            return {"diversity": rows, "points": points, "correlations": correlations(points)}, {}
-
-        return self.unit("correlate", {}, run, done)
-
-    def report(self, correlated: Unit, failures: list[dict[str, str]]) -> Unit:
-        folder, config = self.workdir / "report", self.config
-
-        def run(unit: Unit, progress: Report) -> Result:
-            found = correlated.result
-            report.write_report(
-                folder,
-                found,
-                config.to_dict(),
-                {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
-                failures,
-                # As the user named it: the union of all data sets spelt out would fill a figure's title.
-                config.evaluation.fixed_test_set,
-            )
-            write_curves(folder, self._curves())
-            return {"folder": str(folder)}, {}
-
-        return self.unit("report", {"failures": failures}, run, [correlated])
-
-    def learner(self, method: str, classes: int, mesh: Mesh | None = None) -> Learner:
-        net, inner = self.config.learner, self.config.maml
-        maml_settings = (inner.inner_rate, inner.remat, inner.adapts, inner.learned_rates, inner.summed)
-        where = (net.net, net.pixels, net.width, net.dropout, net.compute)
-        dropout = self.config.evaluation.dropout
-        return _learner(method, where, self.task["ways"], classes, net.batch_norm, maml_settings, dropout, mesh)
-
-
-def _inner(method: str) -> tuple[int, bool] | None:
-    """A method's inner steps and whether it is first order: `METHODS`, and MAML of any other number of steps."""
-    if method in METHODS:
-        return METHODS[method]
-    order, _, steps = method.split("_")
-    return int(steps), order == "fo"
-
-
-def _with_steps(method: str, steps: int) -> str:
-    return f"{method.rpartition('_')[0]}_{steps}"
-
-
-# Cached, so that a method compiles once for all benchmarks: jit knows a function by its identity.
-@cache
-def _learner(
-    method: str,
-    net: tuple,
-    ways: int,
-    classes: int,
-    batch_norm: str,
-    inner: tuple,
-    dropout: bool,
-    mesh: Mesh | None,
-) -> Learner:
-    kind, (rate, remat, adapts, learned_rates, summed) = _inner(method), inner
-    if kind is None:
-        return pretrain.learner(_network(*net, classes), ways, batch_norm)
-    return maml.learner(
-        _network(*net, ways),
-        *(kind[0], rate, kind[1]),
-        remat=remat,
-        adapts=ADAPTS[adapts],
-        learned_rates=learned_rates,
-        batch_norm=batch_norm,
-        test_dropout=dropout,
-        summed=summed,
-        mesh=mesh,
-    )
-
-
-@cache
-def _network(name: str, pixels: int, width: int, dropout: float, compute: str, ways: int) -> Network:
-    return make_network(name, ways, pixels, width, dropout, compute)
-
-
-@lru_cache(maxsize=1)
-def _probe(name: str, weights: Path | None, seed: int):
-    return load_probe(name, weights, seed)
-
-
-@lru_cache(maxsize=2)
-def _table(benchmark: str, folders: tuple[Path, ...], split: str) -> ImageTable:
-    """A benchmark's split on the device; the last two stay, since all methods of a benchmark run in a row."""
-    return benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split)

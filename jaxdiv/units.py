@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiv.errors import InputError
 from jaxdiv.version import __version__
 
 Result = tuple[dict[str, Any], dict[str, np.ndarray]]  # JSON values, arrays
@@ -101,6 +102,13 @@ class Unit:
     @property
     def _record(self) -> dict[str, Any]:
         return json.loads((self.folder / "result.json").read_text())
+
+
+def needed(unit: Unit, by: str) -> Unit:
+    """`unit`, whose result `by` needs; InputError if it is not there."""
+    if not unit.done:
+        raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to --stages")
+    return unit
 
 
 def provenance() -> dict[str, str]:

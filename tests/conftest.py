@@ -2,5 +2,17 @@
 speed of what it compiles notices. Read before the first import of jax; a user's own XLA_FLAGS stay."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The folder of real images and weights."""
+    given = os.environ.get("JAXDIV_TEST_DATA")
+    if not given:
+        pytest.skip("JAXDIV_TEST_DATA, the folder of real images and weights, is not set")
+    return Path(given)

@@ -42,8 +42,8 @@ def write_tar(path, files, mode="w:gz"):
     return path
 
 
-def write_zip(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
+def write_zip(path, files, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return path

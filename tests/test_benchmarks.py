@@ -1,18 +1,13 @@
 """The table of facts: right names, splits and unions, and one clear line for what cannot be used."""
 
-import io
-import os
-import zipfile
-from pathlib import Path
-
 import jax
 import numpy as np
 import official_archives as official
 import pytest
-from PIL import Image
+from sample_archives import data, of_classes, one_line, prepare
 from scipy import stats
 
-from jaxdiv.data import benchmarks, builders, folder, store
+from jaxdiv.data import benchmarks, store
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.benchmarks import DataSettings, components, load_benchmark, native_pixels
 from jaxdiv.data.episodes import sample_tasks
@@ -46,50 +41,6 @@ FURTHER = {
 GENERATED = {"classes": (5, 3, 2), "images": 2}  # one shape for all tests: it compiles once
 MINI = official.listed("mini_imagenet")
 UNLIKELY = 1e-3  # p-values below it fail; keys are fixed, so a test that passes always passes
-
-
-def png(value=0, size=(6, 5)):
-    out = io.BytesIO()
-    Image.new("RGB", size, (value % 256, 100, 200)).save(out, "PNG")
-    return out.getvalue()
-
-
-def of_classes(names, images=2, prefix="mini"):
-    return {f"{prefix}/{name}/{i}.png": png(10 * i) for name in names for i in range(images)}
-
-
-def write_tar(path, files, mode="w"):
-    return official.write_tar(path, files, mode)
-
-
-def write_zip(path, files):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def read(path, expected="a test archive"):
-    return folder.read_classes(path, expected, folder.decoder(4, gray=False), lambda share: None)
-
-
-def prepare(base, pixels, settings):
-    """A prepared table and its facts; records lie beside the archives."""
-    into = Path(settings.dir or settings.archive_dir) / f"table-{base}-{pixels}"
-    facts = benchmarks.prepare(base, pixels, settings, into)
-    return store.read_table(into), facts
-
-
-def data(archives, **fields):
-    return DataSettings(str(archives), str(archives / "prepared"), min_images=2, **fields)
-
-
-def one_line(error, *words):
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
-    return message
 
 
 # Names
@@ -257,127 +208,12 @@ def test_a_whole_set_that_lacks_images_is_an_error_unless_partial(tmp_path, monk
 
 
 def test_a_union_of_a_real_and_a_generated_set_keeps_each_ones_statistics(tmp_path):
-    write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI))
+    official.write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI), "w")
     table = load_benchmark("mini_imagenet+gauss-0.5", "test", 4, data(tmp_path, partial=True, **GENERATED))
     np.testing.assert_array_equal(np.bincount(table.dataset), [20, 2])
     np.testing.assert_allclose(table.mean[0], np.array([120.396, 115.594, 104.540]) / 255, rtol=1e-6)
     np.testing.assert_allclose(table.std[0], np.array([70.682, 68.276, 72.545]) / 255, rtol=1e-6)
     assert table.rotates == (False, False)
-
-
-# Reading archives
-
-
-@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "folder"])
-def test_every_kind_of_archive_reads_the_same(tmp_path, kind):
-    files = of_classes(["b", "a"], images=3) | {"README.txt": b"no image", "mini/a/.hidden.png": b"", "top.png": b""}
-    path = tmp_path / f"archive.{kind}"
-    if kind == "zip":
-        write_zip(path, files)
-    elif kind == "folder":
-        for name, data in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-    else:
-        write_tar(path, files, "w:gz" if kind == "tar.gz" else "w")
-    images = read(path)
-    assert list(images) == ["mini/a", "mini/b"]
-    for of_class in images.values():
-        assert of_class.shape == (3, 4, 4, 3) and of_class.dtype == np.uint8
-        np.testing.assert_array_equal(of_class[:, 0, 0], [[10 * i, 100, 200] for i in range(3)])
-
-
-def test_a_missing_folder_says_what_was_expected_and_where_to_name_it(tmp_path):
-    with pytest.raises(InputError) as error:
-        read(tmp_path / "photos")
-    one_line(error, tmp_path / "photos", "is missing", "a test archive", "--config.images")
-
-
-NOISE = np.random.default_rng(0)
-PHOTOS = {  # large enough that an archive can be cut in many places
-    f"c/{n}/{i}.bmp": b"BM" + NOISE.integers(0, 256, 3000, np.uint8).tobytes() for n in "ab" for i in range(4)
-}
-MEMBER = 512 + 3072  # a member of the tar: its header and its content in blocks of 512
-
-
-@pytest.mark.parametrize("cut", [10, 700, MEMBER, 3 * MEMBER, 3 * MEMBER + 100, 3 * MEMBER + 2000, 8 * MEMBER])
-def test_a_truncated_tar_is_an_error_wherever_it_is_cut_also_between_two_members(tmp_path, cut):
-    path = write_tar(tmp_path / "photos.tar", PHOTOS)
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "truncated", "a test archive")
-
-
-def test_an_encrypted_zip_is_an_error(tmp_path):
-    path = tmp_path / "photos.zip"
-    write_zip(path, PHOTOS)
-    marked = bytearray(path.read_bytes())
-    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # bit 0 of the flags says "encrypted"
-        at = marked.find(header)
-        while at >= 0:
-            marked[at + flags] |= 1
-            at = marked.find(header, at + 4)
-    path.write_bytes(marked)
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "encrypted", "a test archive")
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_truncated_compressed_archive_is_an_error(tmp_path, kind, share):
-    path = tmp_path / f"photos.{kind}"
-    write_zip(path, PHOTOS) if kind == "zip" else write_tar(path, PHOTOS, "w:gz")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "truncated", "a test archive")
-
-
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_damaged_compressed_archive_is_an_error(tmp_path, kind):
-    path = tmp_path / f"mini.{kind}"
-    files = {f"c/a/{i}.bmp": bytes(range(256)) * 20 for i in range(4)}
-    write_zip(path, files) if kind == "zip" else write_tar(path, files, "w:gz")
-    data = bytearray(path.read_bytes())
-    data[60:90] = bytes(255 - byte for byte in data[60:90])
-    path.write_bytes(data)
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "a test archive")
-
-
-@pytest.mark.parametrize("content", [b"", b"just some text\n" * 100], ids=["no bytes", "a text file"])
-@pytest.mark.parametrize("name", ["photos.tar", "photos.zip"])
-def test_a_file_that_is_no_archive_is_an_error(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "no .zip or .tar archive", "a test archive")
-
-
-@pytest.mark.parametrize("files", [{}, {"notes/a.txt": b"text"}, {"top.png": png()}], ids=["empty", "text", "top"])
-@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
-def test_an_archive_without_images_in_class_folders_is_an_error(tmp_path, kind, files):
-    path = tmp_path / f"photos.{kind}"
-    if kind == "folder":
-        path.mkdir()
-    else:
-        (write_zip if kind == "zip" else write_tar)(path, files)
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "holds no image", "a test archive")
-
-
-@pytest.mark.parametrize("data", [b"", b"no image at all", png()[:40], png()[:-30]], ids=["0", "text", "head", "cut"])
-def test_a_broken_image_is_named(tmp_path, data):
-    path = write_tar(tmp_path / "mini.tar", of_classes(["a", "b"]) | {"mini/b/broken.png": data})
-    with pytest.raises(InputError) as error:
-        read(path)
-    one_line(error, path, "mini/b/broken.png", "replace or remove it")
 
 
 # What an archive holds
@@ -388,7 +224,7 @@ def lacking(tmp_path):
     """Mini-ImageNet without one class and with too few images of another."""
     files = of_classes(MINI[1:])
     del files[f"mini/{MINI[-1]}/1.png"]
-    write_tar(tmp_path / "miniimagenet_sample.tar", files)
+    official.write_tar(tmp_path / "miniimagenet_sample.tar", files, "w")
     return tmp_path
 
 
@@ -401,7 +237,7 @@ def test_absent_classes_are_an_error_that_names_one_and_the_way_out(lacking):
 def test_a_class_that_is_too_small_is_an_error_that_names_it(tmp_path):
     files = of_classes(MINI)
     del files[f"mini/{MINI[3]}/0.png"]
-    write_tar(tmp_path / "miniimagenet_sample.tar", files)
+    official.write_tar(tmp_path / "miniimagenet_sample.tar", files, "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path))
     one_line(error, "miniimagenet_sample.tar", "only 1 of", MINI[3], "--config.data.partial=true")
@@ -415,176 +251,29 @@ def test_with_partial_such_classes_are_left_out_and_named(lacking):
 
 
 def test_another_data_sets_archive_is_recognised(tmp_path):
-    write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(["7", "8"]))
+    official.write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(["7", "8"]), "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path, partial=True))
     one_line(error, "miniimagenet_sample.tar", "Mini-ImageNet", "another data set")
 
 
 def test_a_sample_whose_classes_are_all_too_small_is_an_error(tmp_path):
-    write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI, images=1))
+    official.write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI, images=1), "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path, partial=True))
     one_line(error, "miniimagenet_sample.tar", "Mini-ImageNet", "2 images")
 
 
 def test_omniglot_with_another_number_of_classes_is_an_error(tmp_path):
-    write_zip(tmp_path / "omniglot_png.zip", of_classes(["a", "b"]))
+    official.write_zip(tmp_path / "omniglot_png.zip", of_classes(["a", "b"]))
     with pytest.raises(InputError) as error:
         prepare("omniglot", 4, data(tmp_path, partial=True))
     one_line(error, "omniglot_png.zip", "2 classes", "1623")
 
 
 def test_a_split_without_classes_is_an_error(tmp_path):
-    write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI[:5]))
+    official.write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI[:5]), "w")
     settings = data(tmp_path, partial=True)
     assert len(load_benchmark("mini_imagenet", "train", 4, settings).classes) == 5
     with pytest.raises(InputError, match="'mini_imagenet' has no class in its test split"):
         load_benchmark("mini_imagenet", "test", 4, settings)
-
-
-# A folder of one's own as a benchmark
-
-
-OWN = [f"class {i:02}" for i in range(10)]
-
-
-@pytest.fixture
-def own(tmp_path):
-    for name, content in of_classes(OWN, prefix="photos").items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    return lambda **fields: DataSettings(own=str(tmp_path / "photos"), min_images=2, dir=str(tmp_path), **fields)
-
-
-def own_splits(stored):
-    return {name: benchmarks.SPLITS[split] for name, split in zip(stored.names, stored.split, strict=True)}
-
-
-def test_own_classes_are_split_by_fraction_and_drawn_by_seed(own, tmp_path):
-    splits = [own_splits(prepare("images", 4, own(fractions=(0.5, 0.2, 0.3), split_seed=s))[0]) for s in (0, 0, 1)]
-    for split_of in splits:
-        assert sorted(split_of) == OWN
-        assert [list(split_of.values()).count(split) for split in benchmarks.SPLITS] == [5, 2, 3]
-    assert splits[0] == splits[1] != splits[2]
-    stored, facts = prepare("images", 4, own())
-    assert set(own_splits(stored).values()) == {"train"} and facts["train"] == {"classes": 10, "images": 20}
-
-
-def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
-    (tmp_path / "split.txt").write_text("# mine\ntrain class 03\ntest class 00\n\ntest class 09\nval class 04\n")
-    stored, facts = prepare("images", 4, own(split_file=str(tmp_path / "split.txt")))
-    short = {name.rsplit("/", 1)[-1]: split for name, split in own_splits(stored).items()}
-    assert short == {"class 03": "train", "class 04": "val", "class 00": "test", "class 09": "test"}
-    assert len(facts["left_out"]) == 6
-    table = benchmarks.table("images", stored, "test")
-    assert table.augmentation == (Augmentation(0.18, 8 / 84, 0.4, True),)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("train class 03\nlearn class 04", ["line 2", "unknown split 'learn'"]),
-        ("train class 3", ["line 1", "unknown class 'class 3'", "did you mean 'class 03'"]),
-        ("train class 03\ntest class 03", ["line 2", "'class 03' is listed twice"]),
-        (None, ["cannot be read", "--config.data.split.file"]),
-    ],
-)
-def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
-    if text is not None:
-        (tmp_path / "split.txt").write_text(text)
-    with pytest.raises(InputError) as error:
-        prepare("images", 4, own(split_file=str(tmp_path / "split.txt")))
-    one_line(error, "split.txt", *words)
-
-
-@pytest.mark.parametrize("fractions", [(0.5, 0.2), (0.5, 0.2, 0.2), (1.2, -0.2, 0.0)])
-def test_fractions_that_are_none_are_an_error(own, fractions):
-    with pytest.raises(InputError, match=r"--config.data.split.fractions is .* sum to 1"):
-        prepare("images", 4, own(fractions=fractions))
-
-
-# Real images
-
-
-@pytest.fixture(scope="module")
-def real():
-    given = os.environ.get("JAXDIV_TEST_DATA")
-    if not given:
-        pytest.skip("JAXDIV_TEST_DATA, the folder of real archives, is not set")
-    return Path(given)
-
-
-@pytest.fixture(scope="module")
-def omniglot(real, tmp_path_factory):
-    """Omniglot complete, from its two official archives: what `images_background` and `images_evaluation` hold."""
-    where = tmp_path_factory.mktemp("omniglot")
-    paths = [where / "images_background.zip", where / "images_evaluation.zip"]
-    with zipfile.ZipFile(real / "omniglot_png.zip") as archive:
-        for path in paths:
-            names = [name for name in archive.namelist() if name.startswith(path.stem) and name.endswith(".png")]
-            official.write_zip(path, {name: archive.read(name) for name in names})
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        source = official.with_hashes_of(builders.SOURCES["omniglot"], paths)
-        monkeypatch.setitem(builders.SOURCES, "omniglot", source)
-        return prepare("omniglot", 28, DataSettings(str(where), str(where / "data")))
-
-
-@pytest.fixture(scope="module")
-def mini_imagenet(real, tmp_path_factory):
-    where = tmp_path_factory.mktemp("mini")
-    return prepare("mini_imagenet", 28, DataSettings(str(real), str(where), partial=True))
-
-
-def test_omniglot_is_whole_and_split_at_the_studys_sizes(omniglot):
-    stored, facts = omniglot
-    assert stored.images.shape == (32_460, 28, 28, 1)
-    assert (stored.count == 20).all() and len(set(stored.names)) == 1623
-    assert [facts[split]["classes"] for split in benchmarks.SPLITS] == [1100, 100, 423]
-    assert facts["left_out"] == [] and len(facts["archives"]) == 2
-    background = np.array(["background" in name for name in stored.names])
-    np.testing.assert_array_equal(background, np.arange(1623) < 964)
-    assert list(stored.split) == sorted(stored.split)
-
-
-def test_omniglots_strokes_are_1_on_a_background_of_0(omniglot, real):
-    table = benchmarks.table("omniglot", omniglot[0], "val")
-    task = sample_tasks(jax.random.key(0), table, tasks=10)
-    seen = np.asarray(task.query_images)
-    assert abs(seen.min()) < 1e-6 and 0.95 < seen.max() < 1 + 1e-6  # 255 / 255 - 1 in float32
-    assert abs(np.median(seen)) < 1e-6 and 0.01 < seen.mean() < 0.3
-    np.testing.assert_array_equal(seen[..., 0], seen[..., 2])  # gray as RGB
-    # At its native size a drawing is nothing but strokes and background.
-    with zipfile.ZipFile(real / "omniglot_png.zip") as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".png"))
-        drawing = folder.decoder(105, gray=True)(archive.read(name), name)
-    normalised = (drawing / 255 - table.mean[0, 0]) / table.std[0, 0]
-    assert set(np.unique(np.rint(normalised * 1e6) / 1e6)) == {0, 1} and 0 < normalised.mean() < 0.2
-
-
-def test_mini_imagenet_has_its_64_16_20_classes(mini_imagenet):
-    stored, facts = mini_imagenet
-    assert [facts[split]["classes"] for split in benchmarks.SPLITS] == [64, 16, 20]
-    assert facts["left_out"] == [] and (stored.count == 60).all()
-
-
-def test_mini_imagenet_normalises_to_about_mean_0_and_std_1(mini_imagenet):
-    table = benchmarks.table("mini_imagenet", mini_imagenet[0], "train")
-    seen = np.asarray(sample_tasks(jax.random.key(0), table, tasks=20).query_images)
-    # 1500 photographs; a photograph's mean varies by half a unit, and shrinking to 28 px loses some variance.
-    assert np.abs(seen.mean((0, 1, 2, 3))).max() < 0.1
-    assert np.abs(seen.std((0, 1, 2, 3)) - 1).max() < 0.15
-
-
-def test_real_tasks_of_mio_come_from_both_sets(omniglot, mini_imagenet):
-    table = benchmarks.join("mio", [mini_imagenet[0], omniglot[0]], "val")
-    assert table.rotates == (False, True) and table.images.shape[-1] == 3
-    seen = np.asarray(sample_tasks(jax.random.key(0), table, tasks=40).support_images)
-    gray = np.isclose(seen[..., 0], seen[..., 1], atol=1e-6).all((1, 2, 3))
-    assert 8 < gray.sum() < 32  # p = 1e-4 for 40 fair draws
-
-
-def test_the_flower_sample_is_partial(real, tmp_path):
-    with pytest.raises(InputError) as error:
-        prepare("flower", 8, DataSettings(str(real), str(tmp_path)))
-    one_line(error, "flowers_sample.tar", "--config.data.partial=true")

@@ -22,6 +22,7 @@ import official_archives as official
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from sample_archives import one_line
 
 from jaxdiv.data import builders, store
 from jaxdiv.data.archives import load_arrays, members
@@ -42,14 +43,6 @@ def whole(tmp_path_factory):
             official.make(name, folder / "archives", 2, monkeypatch)
             found[name] = builders.prepare(name, folder / "archives", folder / "data")
         yield found
-
-
-def one_line(error, *words):
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
-    return message
 
 
 def colours(records):
@@ -114,14 +107,6 @@ def test_mini_imagenets_pickles_give_the_same_classes_as_its_files(tmp_path, mon
 
 
 # Real images in the official layout
-
-
-@pytest.fixture(scope="module")
-def real():
-    given = os.environ.get("JAXDIV_TEST_DATA")
-    if not given:
-        pytest.skip("JAXDIV_TEST_DATA, the folder of real archives, is not set")
-    return Path(given)
 
 
 OFFICIAL = {"mini_imagenet": "images/{file}", "flower": "jpg/{file}", "dtd": "dtd/images/{folder}/{file}"}

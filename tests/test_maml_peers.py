@@ -5,7 +5,6 @@ random arrays, and some of its entries. Weights come from a NumPy seed, images f
 """
 
 import json
-import os
 import tarfile
 import zipfile
 from functools import partial
@@ -73,14 +72,6 @@ def summary(gradient):
         entries = flat[[0, flat.size // 3, -1]]
         rows.append([float(np.linalg.norm(flat)), *products.tolist(), *entries.tolist()])
     return rows
-
-
-@pytest.fixture(scope="module")
-def real():
-    given = os.environ.get("JAXDIV_TEST_DATA")
-    if not given:
-        pytest.skip("JAXDIV_TEST_DATA, the folder of real archives, is not set")
-    return Path(given)
 
 
 @pytest.fixture(scope="module")

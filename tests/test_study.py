@@ -2,6 +2,8 @@
 
 import ast
 import csv
+import importlib
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import default
-from jaxdiv import study
+from jaxdiv import plan, settings, study
 from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +30,7 @@ TINY = {
     "task.queries": 3,
     "data.classes": "(8,5,6)",
     "data.images": 6,
-    "probe.tasks": 4,
+    "probe.tasks": 3,
     "learner.width": 4,
     "pt.steps": 30,
     "pt.batch": 8,
@@ -81,6 +83,22 @@ def check_one_line(done, *words):
         assert word in lines[0], lines[0]
 
 
+def tiny(**fields):
+    config = default.get_config()
+    config.update_from_flattened_dict({name: ast.literal_eval(str(value)) for name, value in TINY.items()})
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def check_refused(workdir, stages, *words, **fields):
+    """What `launch.py` says in its one line (`check_one_line`), without a process for each."""
+    with pytest.raises(InputError) as error:
+        study.run(tiny(**fields), workdir, stages, Console(quiet=True))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
 def test_a_finished_study_leaves_every_table_figure_and_page(finished):
     names = {path.name for path in (finished / "report").iterdir()}
     figures = {f"figure{n}.{kind}" for n in (1, 2, 3) for kind in ("png", "svg")}
@@ -110,9 +128,8 @@ def test_a_second_run_does_nothing_again_and_shows_the_tables(finished, cache):
 
 
 def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished, cache, tmp_path):
-    process = subprocess.Popen(
-        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(cache)
-    )
+    line = command(tmp_path, "--stages=prepare,train")  # the other links can wait for the second run
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(cache))
     unit = tmp_path / "units/train/gauss-0.5/fo_maml_5/seed0"
     deadline = time.monotonic() + 300
     while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
@@ -127,10 +144,9 @@ def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished
 
 
 def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cache, tmp_path):
-    slow = {**TINY, "maml.steps": 100_000}
-    process = subprocess.Popen(
-        command(tmp_path, config=slow), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(cache)
-    )
+    slow = {**TINY, "maml.steps": 100_000, "methods": "('fo_maml_5',)"}
+    line = command(tmp_path, "--stages=prepare,train", config=slow)
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(cache))
     unit = tmp_path / "units/train/gauss-0.1/fo_maml_5/seed0"
     deadline = time.monotonic() + 300
     while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
@@ -161,32 +177,26 @@ def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished
     assert done.returncode == 0 and not workdir.exists()
     lines = done.stdout.splitlines()
     assert sum(line.startswith("run ") for line in lines) == len(lines) == 3 + 3 + 6 + 12
-    after = launch(cache, finished, "--dry_run").stdout.splitlines()
-    assert sum(line.startswith("done ") for line in after) == 24
+    console = Console(file=io.StringIO())
+    study.dry_run(tiny(), finished, study.STAGES, console)
+    assert sum(line.startswith("done ") for line in console.file.getvalue().splitlines()) == 24
 
 
 def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path):
     assert launch(cache, tmp_path, "--stages=prepare").returncode == 0
     assert {path.name for path in (tmp_path / "units").iterdir()} == {"prepare"}
-    check_one_line(launch(cache, tmp_path, "--stages=evaluate"), "evaluate/gauss-0.1/pt", "add train to --stages")
-    check_one_line(launch(cache, tmp_path, "--stages=report"), "report needs", "add correlate to --stages")
+    check_refused(tmp_path, ["evaluate"], "evaluate/gauss-0.1/pt", "add train to --stages")
+    check_refused(tmp_path, ["report"], "report needs", "add correlate to --stages")
 
 
-def test_a_workdir_of_another_configuration_is_refused(finished, cache):
-    done = launch(cache, finished, config={**TINY, "maml.steps": 31})
-    check_one_line(done, "another configuration", "maml.steps (30 there, 31 asked for)", "--workdir")
+def test_a_workdir_of_another_configuration_is_refused(finished):
+    words = "another configuration", "maml.steps (30 there, 31 asked for)", "--workdir"
+    check_refused(finished, study.STAGES, *words, **{"maml.steps": 31})
 
 
-def test_a_workdir_that_cannot_be_written_is_refused(cache, tmp_path):
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    check_one_line(launch(cache, tmp_path / "file" / "study"), "cannot be written", "--workdir")
-
-
-def tiny(**fields):
-    config = default.get_config()
-    config.update_from_flattened_dict({name: ast.literal_eval(str(value)) for name, value in TINY.items()})
-    config.update_from_flattened_dict(fields)
-    return config
+    check_refused(tmp_path / "file" / "study", study.STAGES, "cannot be written", "--workdir")
 
 
 @pytest.mark.parametrize(
@@ -214,11 +224,56 @@ def tiny(**fields):
     ],
 )
 def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
-    with pytest.raises(InputError) as error:
-        study.run(tiny(**fields), tmp_path, ("prepare", "diversity"), Console(quiet=True))
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
+    check_refused(tmp_path, ("prepare", "diversity"), *words, **fields)
+
+
+@pytest.mark.parametrize("name", ["default", "sample", "omniglot", "controlled", "paper"])
+def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    stages = [unit.stage for unit in plan.Maker(config, tmp_path).plan()]
+    assert stages == sorted(stages, key=settings.STAGES.index) and {"prepare", "diversity", "evaluate"} <= {*stages}
+    assert ("select" in stages) == (name == "controlled")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"controlled.pool": "gauss-0.5"},
+            ["--config.controlled.pool makes the benchmarks", "--config.benchmarks='()'"],
+        ),
+        ({"controlled.pool": "gauss-0.5", "benchmarks": ()}, ["--config.controlled.classes is 24", "a quarter"]),
+        ({"controlled.pool": "gaus-0.5", "benchmarks": ()}, ["unknown benchmark 'gaus-0.5'"]),
+        ({"data.cut.images": 3}, ["--config.data.cut", "shots + queries = 5"]),
+        ({"data.cut.classes": 9}, ["gauss-0.1", "9 classes", "has 8", "--config.data.cut.classes"]),
+        ({"evaluation.test_sets": ("own", "fixt")}, ["unknown test set 'fixt'", "'fixed'"]),
+        ({"evaluation.test_sets": ()}, ["--config.evaluation.test_sets"]),
+    ],
+)
+def test_a_wrong_experiment_or_cut_gets_one_clear_line(tmp_path, fields, words):
+    check_refused(tmp_path, ("prepare", "diversity"), *words, **fields)
+
+
+def test_cut_benchmarks_are_all_of_one_size_and_a_pools_subsets_are_what_was_chosen(tmp_path):
+    cut = plan.Maker(tiny(**{"data.cut.classes": 6, "data.cut.images": 5}), tmp_path / "cut")
+    fields = {"benchmarks": (), "controlled.pool": "gauss-0.5", "controlled.subsets": 1, "task.ways": 2}
+    fields |= {"controlled.classes": 2, "controlled.candidates": 8, "controlled.images": 5}
+    config = tiny(**fields)
+    assert study.run(config, tmp_path / "one", ("prepare", "select"), Console(quiet=True)) == 0
+    chosen = plan.Maker(config, tmp_path / "one")
+    assert chosen.names == ("low-1", "middle-1", "high-1")
+    for unit in cut.plan():
+        if unit.stage == "prepare":
+            unit.execute(lambda share, note: None)
+    for name in cut.names:
+        table = cut.table(name, 16, "train")
+        assert table.count.tolist() == [5] * 6 and len(cut.table(name, 16, "test").classes) == 6
+    picked = json.loads((tmp_path / "one/units/select/resnet10_narrow/result.json").read_text())["result"]
+    for name in chosen.names:
+        assert list(chosen.table(name, 16, "train").classes) == picked["classes"][name]
+        assert len(chosen.table(name, 16, "test").classes) == 6
+    distance = picked["class_distance"]
+    assert distance["low-1"] <= distance["middle-1"] <= distance["high-1"]
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):
@@ -229,7 +284,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 def test_methods_that_differ_in_the_test_alone_share_their_training(tmp_path):
     fields = {"methods": ("ho_maml_5", "ho_maml_10"), "benchmarks": ("gauss-0.1",), "maml.train_inner_steps": 5}
-    units = {unit.name: unit for unit in study._Maker(tiny(**fields), tmp_path).plan()}
+    units = {unit.name: unit for unit in plan.Maker(tiny(**fields), tmp_path).plan()}
     trained = "train/gauss-0.1/ho_maml_5/seed0"
     assert [name for name in units if name.startswith("train/")] == [trained]
     for method in fields["methods"]:
@@ -253,13 +308,11 @@ def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
     check_one_line(launch(cache, tmp_path, *arguments, config=config), *words)
 
 
-def test_a_missing_and_a_truncated_archive_are_named(cache, tmp_path):
-    config = {**TINY, "benchmarks": "('mini_imagenet',)", "data.archive_dir": str(tmp_path)}
-    config["data.dir"] = str(tmp_path / "data")
-    done = launch(cache, tmp_path / "w", config=config)
-    check_one_line(done, "mini-imagenet.tar.gz is missing", f"into {tmp_path}")
+def test_a_missing_and_a_truncated_archive_are_named(tmp_path):
+    fields = {"benchmarks": ("mini_imagenet",), "data.archive_dir": str(tmp_path), "data.dir": str(tmp_path / "data")}
+    check_refused(tmp_path / "w", study.STAGES, "mini-imagenet.tar.gz is missing", f"into {tmp_path}", **fields)
     (tmp_path / "mini-imagenet.tar.gz").write_bytes(b"PK\x03\x04 and no more")
-    check_one_line(launch(cache, tmp_path / "w", config=config), "mini-imagenet.tar.gz", "truncated")
+    check_refused(tmp_path / "w", study.STAGES, "mini-imagenet.tar.gz", "truncated", **fields)
 
 
 def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):

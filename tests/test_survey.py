@@ -13,6 +13,7 @@ from configs import folder as folder_config
 from jaxdiv import study, survey
 from jaxdiv.diversity import jackknife
 from jaxdiv.errors import InputError
+from jaxdiv.settings import STAGES
 
 MODES = ("RGB", "L", "P", "RGBA", "CMYK")
 FORMATS = {"RGB": "jpg", "L": "png", "P": "gif", "RGBA": "png", "CMYK": "tiff"}
@@ -51,7 +52,7 @@ def config(images, **fields):
 
 def run(settings, workdir):
     console = Console(file=io.StringIO(), width=100)
-    code = study.run(settings, workdir, study.STAGES, console)
+    code = study.run(settings, workdir, STAGES, console)
     return code, console.file.getvalue()
 
 

@@ -157,6 +157,12 @@ def components(name: str) -> tuple[str, ...]:
     return parts
 
 
+def shares(name: str) -> dict[str, float]:
+    """The share of each base set in a benchmark's tasks."""
+    parts = components(name)
+    return {part: parts.count(part) / len(parts) for part in parts}
+
+
 def native_pixels(name: str) -> int:
     """The side of a benchmark's images in the study: 32 for CIFAR's two alone, 84 for all else."""
     parts = components(name)

@@ -5,6 +5,7 @@ same key then gives the same task, its rows drawn on the device, read on the hos
 """
 
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -137,6 +138,52 @@ def place(table: ImageTable, limit: int | None = None) -> ImageTable:
     return replace(table, on_host=True) if table.images.nbytes > limit else jax.device_put(table)
 
 
+def draw_classes(
+    name: str, table: ImageTable, quotas: Sequence[int], images: int, seed: int
+) -> Int[np.ndarray, "classes"]:
+    """Rows of classes drawn from a table, `quotas` of each of its data sets, of those with at least `images` images.
+
+    A class's lot depends on its name and the seed alone: a smaller draw is part of a larger one.
+    Raises InputError where a data set has too few such classes.
+    """
+    lots = np.array([_draws(of_class, seed).random() for of_class in table.classes])
+    rows: list[int] = []
+    for number, wanted in enumerate(quotas):
+        able = np.flatnonzero((np.asarray(table.dataset) == number) & (np.asarray(table.count) >= images))
+        if len(able) < wanted:
+            raise InputError(
+                f"{name}: {wanted} classes with {images} images were asked for of a data set that has {len(able)}: "
+                f"lower --config.data.cut.classes or .images (or those of --config.controlled)"
+            )
+        rows += able[np.argsort(lots[able], kind="stable")[:wanted]].tolist()
+    return np.sort(np.array(rows, int))
+
+
+def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed: int) -> ImageTable:
+    """The classes in `rows` alone, and of each only `images` images (0: all), drawn by its name and the seed."""
+    kept: list[np.ndarray] = []
+    for row in rows:
+        first, count = int(table.first[row]), int(table.count[row])
+        drawn = _draws(table.classes[row], seed).permutation(count)[: images or count]
+        kept.append(first + np.sort(drawn))
+    counts = np.array([len(of_class) for of_class in kept], np.int32)
+    rows = np.asarray(rows)
+    return replace(
+        table,
+        images=np.asarray(table.images)[np.concatenate(kept)],
+        first=np.cumsum(counts, dtype=np.int32) - counts,
+        count=counts,
+        dataset=np.asarray(table.dataset)[rows],
+        classes=tuple(table.classes[row] for row in rows),
+        largest=int(counts.max()),
+        on_host=False,
+    )
+
+
+def _draws(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
 def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: int) -> None:
     """Raise InputError where `table` cannot give tasks of this size: too few classes, or a class too small."""
     classes = np.bincount(table.dataset, minlength=len(table.rotates))
@@ -192,6 +239,14 @@ def prefetch(sample: Callable[[Array], Any], keys: Iterable[Array], depth: int =
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@jax.jit
+def read_images(table: ImageTable, rows: Int[Array, "images"]) -> Float[Array, "images h w c"]:
+    """Images by their rows, normalised as in tasks."""
+    labels = jnp.searchsorted(table.first, rows, side="right") - 1
+    datasets = table.dataset[labels]
+    return _normalise(table, table.images[rows].astype(jnp.float32) / 255, datasets)
 
 
 _SIZE = ("ways", "shots", "queries", "tasks")

@@ -1,0 +1,107 @@
+"""The controlled experiment's subsets: classes of one pool, equal in number, of low, middle and high diversity.
+
+A class is embedded as a task of its own: its images against a background that all classes share. Subsets are chosen
+for the mean distance between their classes: least, most, and half-way. Each takes as many classes of every data set of
+the pool as the others, so that neither size nor the mixture of data sets tells one from another.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from jaxdiv.data.episodes import ImageTable, read_images, sample_batch, take
+from jaxdiv.embedding import embed_tasks
+from jaxdiv.errors import InputError
+from jaxdiv.nets.resnet import Probe
+
+LEVELS = ("low", "middle", "high")
+_STARTS = 6  # random starts of one search
+
+
+def embed_classes(
+    probe: Probe,
+    pool: ImageTable,
+    rows: Int[np.ndarray, "classes"],
+    images: int,
+    key: PRNGKeyArray,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Float[np.ndarray, "classes filters"]:
+    """Task2Vec embeddings (exact, converged head) of single classes of a pool.
+
+    Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the whole pool, the same
+    for all. Raises InputError as `embed_tasks`.
+    """
+    background, _ = sample_batch(key, pool, images)
+    labels = jnp.repeat(jnp.arange(2), images)[None]
+    chosen = take(pool, rows, images, seed)
+    found: list[np.ndarray] = []
+    for number in range(len(rows)):
+        mine = read_images(jax.device_put(chosen), number * images + jnp.arange(images))
+        found += [*embed_tasks(probe, jnp.concatenate([mine, background])[None], labels, 2)]
+        progress(number + 1)
+    return np.stack(found)
+
+
+def mean_distance(distances: Float[np.ndarray, "classes classes"], rows: Int[np.ndarray, "chosen"]) -> float:
+    """The mean distance between two different ones of `rows`."""
+    return float(distances[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].mean())
+
+
+def choose(
+    distances: Float[np.ndarray, "classes classes"],
+    kinds: Int[np.ndarray, "classes"],
+    size: int,
+    subsets: int,
+    seed: int,
+) -> dict[str, Int[np.ndarray, "chosen"]]:
+    """Subsets by name, `low-1` to `high-N`: rows of `size` classes, as many of each kind.
+
+    Subset n of every level is chosen from the same half of the classes, drawn anew for each n: the levels compare
+    within halves, and a level's subsets differ. Raises InputError where a half leaves no choice.
+    """
+    rng = np.random.default_rng(seed)
+    each = size // (kinds.max() + 1)
+    if np.bincount(kinds).min() < 4 * each:
+        raise InputError(
+            f"the pool has {np.bincount(kinds).min()} classes of one data set to choose {each} from, but needs four "
+            f"times as many: lower --config.controlled.classes"
+        )
+    found: dict[str, np.ndarray] = {}
+    for number in range(1, subsets + 1):
+        of_kinds = [rng.permutation(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
+        half = np.concatenate([rows[: len(rows) // 2] for rows in of_kinds])
+        inside, of_kind = distances[np.ix_(half, half)], kinds[half]
+        low, high = (_search(inside, of_kind, each, target, rng) for target in (0.0, 2.0))
+        half_way = (mean_distance(inside, low) + mean_distance(inside, high)) / 2
+        middle = _search(inside, of_kind, each, half_way, rng)
+        for level, rows in zip(LEVELS, (low, middle, high), strict=True):
+            found[f"{level}-{number}"] = np.sort(half[rows])
+    return {name: found[name] for level in LEVELS for name in found if name.startswith(level)}
+
+
+def _search(distances: np.ndarray, kinds: np.ndarray, each: int, target: float, rng: np.random.Generator) -> np.ndarray:
+    """The subset, `each` of a kind, whose mean distance is nearest to `target` that swaps of two classes find."""
+    best, best_gap = np.array([], int), np.inf
+    for _ in range(_STARTS):
+        rows = np.concatenate([rng.permutation(np.flatnonzero(kinds == kind))[:each] for kind in np.unique(kinds)])
+        inside = np.isin(np.arange(len(kinds)), rows)
+        pairs = len(rows) * (len(rows) - 1) / 2
+        gap = abs(mean_distance(distances, rows) - target)
+        while True:
+            reach = distances[:, inside].sum(1)
+            total = reach[inside].sum() / 2
+            out, into = np.flatnonzero(inside), np.flatnonzero(~inside)
+            swapped = total - reach[out][:, None] + reach[into][None] - distances[np.ix_(out, into)]
+            gaps = np.where(kinds[out][:, None] == kinds[into][None], abs(swapped / pairs - target), np.inf)
+            if not gaps.size or gaps.min() >= gap - 1e-12:
+                break
+            gap = gaps.min()
+            i, j = np.unravel_index(gaps.argmin(), gaps.shape)
+            inside[out[i]], inside[into[j]] = False, True
+        if gap < best_gap:
+            best, best_gap = np.flatnonzero(inside), gap
+    return best
