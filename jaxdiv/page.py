@@ -34,7 +34,7 @@ FIGURES = {
     "figure5": (
         "Figure 5. The controlled experiment",
         "One point a subset of equal size (mean over seeds; small dots: single seeds), its level by colour and marker. "
-        "Line: least squares, with its pointwise 95% band. p is uncorrected.",
+        "Line: least squares, with its pointwise 95% band. Above: the effect in the table's model. p is uncorrected.",
     ),
 }
 # What the page shows, in order: heading, figures, open tables, folded tables.

@@ -200,7 +200,17 @@ def _controlled_panel(ax: Any, data: PlotData, method: str, metric: str, test_se
             for p, x, y, half in zip(mine, xs, ys, halves, strict=True)
         ]
         _crosses(ax, crosses, colour)
-        ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5, label=level)
+        ax.scatter(
+            xs,
+            ys,
+            s=_AREA.get(marker, 24),
+            marker=marker,
+            color=colour,
+            edgecolor=PAPER,
+            linewidth=0.6,
+            zorder=5,
+            label=level,
+        )
         seeds = [(p["diversity"], value) for p in mine if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
         if seeds:
             ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
