@@ -2,6 +2,7 @@
 experiment (5)."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -146,7 +147,7 @@ def _lines_panel(ax: Any, data: PlotData, test_set: str) -> None:
         look = {"linestyle": line_style if band else "", "marker": marker, "markersize": 4.5}
         label = f"{method_name(method)}: {r2_text(data.lines.get((method, 'accuracy', test_set)))}"
         ax.plot([], [], color=colour, label=label, **look)
-    ax.set_title(f"All trend lines, {data.test_sets[test_set]}", loc="left", y=1.0, weight="bold", size=8.5)
+    ax.set_title(f"All trend lines · {_SHORT.get(test_set, test_set)}", loc="left", y=1.0, weight="bold", size=8.5)
     if ax.get_legend_handles_labels()[0]:
         _, _, wide, tall = (v / ax.figure.dpi for v in ax.get_window_extent().bounds)
         ax.legend(
@@ -231,11 +232,12 @@ def _empty(ax: Any, method: str, test_set: str) -> None:
     _head(ax, method, test_set, "nothing to show")
 
 
-def _foot(data: PlotData, columns: int) -> list[str]:
-    """The key of the numbers, and what the test sets are."""
-    foot = key_lines(data.numbers, int(_SIZE[0] * columns * 14))
-    if foot and "fixed" in data.test_sets:
-        foot.append(f"own test split: the benchmark's own; {data.test_sets['fixed']}: the same for every learner")
+def _foot(data: PlotData, inches: float, key: bool = True) -> list[str]:
+    """The key of the numbers, and what the test sets are, in lines that fit so many inches."""
+    foot = key_lines(data.numbers, int(inches * 14)) if key else []
+    if data.numbers and "fixed" in data.test_sets:
+        text = f"own test split: the benchmark's own; {data.test_sets['fixed']}: the same for every learner"
+        foot += textwrap.wrap(text, int(inches * 14))
     return foot
 
 
@@ -245,7 +247,7 @@ def _performance(name: str, metric: str, data: PlotData) -> Figure:
         [partial(_scatter_panel, data=data, method=m, metric=metric, test_set=t) for m in methods]
         for t in data.test_sets
     ]
-    foot = _foot(data, max(len(methods), 1))
+    foot = _foot(data, _SIZE[0] * max(len(methods), 1))
     return Figure(name, grid, _SIZE, _BELOW, [(_X, _Y[metric])] * len(grid), foot)
 
 
@@ -253,7 +255,14 @@ def _lines(data: PlotData) -> Figure:
     grid = (
         [[partial(_lines_panel, data=data, test_set=test_set) for test_set in data.test_sets]] if data.test_sets else []
     )
-    return Figure("figure2", grid, (4.1, 4.1), 0.76 + 0.16 * len(_methods(data)), [(_X, _Y["accuracy"])], [])
+    return Figure(
+        "figure2",
+        grid,
+        (4.1, 4.1),
+        0.76 + 0.16 * len(_methods(data)),
+        [(_X, _Y["accuracy"])],
+        _foot(data, 4.1 * max(len(data.test_sets), 1), key=False),
+    )
 
 
 def _effects(data: PlotData) -> Figure | None:
@@ -262,7 +271,9 @@ def _effects(data: PlotData) -> Figure | None:
     if not methods:
         return None
     grid = [[partial(_effect_panel, data=data, method=m, test_set=t) for m in methods] for t in tests]
-    return Figure("figure4", grid, _SIZE, _BELOW, [(_X, _Y["effect"])] * len(grid), _foot(data, len(methods)))
+    return Figure(
+        "figure4", grid, _SIZE, _BELOW, [(_X, _Y["effect"])] * len(grid), _foot(data, _SIZE[0] * len(methods))
+    )
 
 
 def _controlled(data: PlotData) -> Figure | None:
@@ -279,7 +290,7 @@ def _controlled(data: PlotData) -> Figure | None:
 
     grid = [[panel(method, *line) for method in methods] for line in lines]
     labels = [(_X, _Y[metric]) for metric, _ in lines]
-    return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, len(methods)))
+    return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, _SIZE[0] * len(methods)))
 
 
 def draw_all(data: PlotData) -> dict[str, Rendered]:
