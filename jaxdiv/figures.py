@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiv.correlate import average_seeds
-from jaxdiv.wording import plain, test_set_names
+from jaxdiv.wording import AGGREGATES, plain, test_set_names
 
 Row = Mapping[str, Any]
 
@@ -107,7 +107,11 @@ def plot_data(analysis: Mapping[str, Any], fixed_test_set_name: str | None = Non
         test_sets=test_set_names(averaged, fixed_test_set_name),
         effects=[row for row in of("effect_sizes") if plain(row["d"]) is not None and row["diversity"] is not None],
         trends={(row["method"], row["test_set"]): row for row in of("effect_size_trends")},
-        controlled={(row["method"], row["metric"], row["test_set"]): row for row in of("controlled")},
+        controlled={
+            (row["method"], row["metric"], row["test_set"]): row
+            for row in of("controlled")
+            if row["method"] not in AGGREGATES
+        },
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from scipy import special
 
 from jaxdiv.correlate import METHODS, METRICS, in_order, r_squared, smallest_significant_r2
-from jaxdiv.wording import listed, method_name, p_text, r2_cell, r2_text, short, span, test_set_names
+from jaxdiv.wording import AGGREGATES, listed, method_name, p_text, r2_cell, r2_text, short, span, test_set_names
 
 Row = Mapping[str, Any]
 Section = tuple[str, list[str]]
@@ -34,12 +34,11 @@ def headline(analysis: Mapping[str, Any], failures: Sequence[Row], fixed_test_se
         apart = _of(analysis.get("differences"), test_set, "accuracy")
         if any(row.get("p_value") is not None for row in apart):
             text.append(f"Is one method's R² above another's there? {_ranking(apart)}")
-    verdicts = [row for row in analysis.get("verdicts") or [] if row["metric"] == "accuracy" and row.get("verdict")]
-    if verdicts:
-        test_set = in_order((row["test_set"] for row in verdicts), list(names))[-1]
-        mine = [row for row in verdicts if row["test_set"] == test_set]
-        text.append(f"Is it diversity or size, on the {names.get(test_set, test_set)}? {_verdict(mine)}")
+        judged = [row for row in _of(analysis.get("verdicts"), test_set, "accuracy") if row.get("verdict")]
+        if judged:
+            text.append(f"Is it diversity or size there? {_verdict(judged)}")
     controlled = [row for row in analysis.get("controlled") or [] if row["metric"] == "accuracy"]
+    controlled = [row for row in controlled if row["method"] in AGGREGATES] or controlled
     if controlled:
         text.append(f"And with size held equal by design? Accuracy: {_effects(controlled)}")
     return text
@@ -196,7 +195,7 @@ def _verdict(rows: Sequence[Row]) -> str:
         "diversity": "diversity, given size, for",
         "size": "size, given diversity, for",
         "both": "both, each given the other, for",
-        "neither": "neither is significant given the other for",
+        "neither": "undecided, neither given the other, for",
     }
     everyone = f"each of {len(rows)} methods"
     parts = [
@@ -205,19 +204,23 @@ def _verdict(rows: Sequence[Row]) -> str:
         if (mine := [row for row in rows if row.get("verdict") == verdict])
     ]
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else "It cannot be said."
+    return f"{text[0].upper()}{text[1:]} (p < .05, uncorrected)."
 
 
 def _controls(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     lines = []
     partial = [row for row in analysis.get("partial") or [] if row.get("p_value") is not None]
+    if uncontrolled := [row for row in analysis.get("partial") or [] if row["given"] == "nothing"]:
+        lines += [
+            f"Size and mixture could not be given: {note}." for note in {row["note"]: 0 for row in uncontrolled} if note
+        ]
+        partial = [row for row in partial if row["given"] != "nothing"]
     for given in dict.fromkeys(row["given"] for row in partial):
         mine = [row for row in partial if row["given"] == given]
         found = [row for row in mine if significant(row)]
-        each = listed(f"{_where(row)} ({short(row['r2'])})" for row in found)
         lines.append(
-            f"Given {given}, diversity still explains performance significantly in "
-            + (f"{len(found)} of {len(mine)} cases: {each}." if found else f"none of {len(mine)} cases.")
+            f"Given {given}, diversity still explains performance significantly in {len(found) or 'none'} of "
+            f"{_many(len(mine), 'case')}{_cases(found)}."
         )
     verdicts = [row for row in analysis.get("verdicts") or [] if row.get("verdict")]
     for test_set, name in names.items():
@@ -229,15 +232,18 @@ def _controls(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str
         known = [row for row in rows if row.get("p_value") is not None]
         matched = listed(complexity.get("matched") or ["none"])
         found = [row for row in known if significant(row)]
-        each = listed(f"{_where(row)} ({short(row['r2'])})" for row in found)
         how_many = f"{len(found) or 'none'} of {len(known)}"
         result = f"{how_many} R² differ{'s' * (len(found) < 2)} from zero" if known else "no R² is defined"
-        lines.append(f"Among benchmarks of matched complexity ({matched}), {result}{': ' * bool(found)}{each}.")
+        lines.append(f"Among benchmarks of matched complexity ({matched}), {result}{_cases(found)}.")
     return lines
 
 
-def _where(row: Row) -> str:
-    return f"{method_name(row['method'])}, {METRICS[row['metric']]}, {row['test_set']}"
+def _cases(rows: Sequence[Row], most: int = 4) -> str:
+    """Rows named with their R², if there are few; the table has them all."""
+    if not 0 < len(rows) <= most:
+        return ""
+    where = lambda row: f"{method_name(row['method'])}, {METRICS[row['metric']]}, {row['test_set']}"
+    return ": " + "; ".join(f"{where(row)} ({short(row['r2'])})" for row in rows)
 
 
 def _against(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
@@ -250,9 +256,10 @@ def _against(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]
         count = lambda key, value, mine=mine: sum(row.get(key) == value for row in mine)
         lines.append(
             f"{name[0].upper()}{name[1:]}, {_many(len(mine), 'comparison')} of a MAML method with PT on a benchmark: "
-            f"MAML is better in {count('verdict', 'MAML')}, PT in {count('verdict', 'PT')}, they are within 1% in "
-            f"{count('verdict', 'within 1%')}, undecided {count('verdict', 'undecided')}. By the 1% rule on Cohen's d: "
-            f"MAML {count('rule', 'MAML')}, PT {count('rule', 'PT')}, no difference {count('rule', 'no difference')}."
+            f"MAML is better by more than 1% in {count('verdict', 'MAML')}, PT in {count('verdict', 'PT')}, they are "
+            f"within 1% in {count('verdict', 'within 1%')}, undecided {count('verdict', 'undecided')}. "
+            f"By the 1% rule on Cohen's d: MAML {count('rule', 'MAML')}, PT {count('rule', 'PT')}, "
+            f"no difference {count('rule', 'no difference')}."
         )
     trends = [row for row in analysis.get("effect_size_trends") or [] if row.get("p_value") is not None]
     if trends:
@@ -329,7 +336,8 @@ def _support(analysis: Mapping[str, Any]) -> list[str]:
                 f"{short(best['r2'])} of {method_name(best['method'])}, would be "
                 f"{span(best['r2_true'], best.get('true_low'), best.get('true_high'))}."
             )
-        owed = "" if analysis.get("partial") else ", and the size of the data is not controlled here"
+        given = any(row["given"] != "nothing" for row in analysis.get("partial") or [])
+        owed = "" if given else ", and the size of the data is not controlled here"
         shared = "Benchmarks that share images are not independent"
         text.append(f"{shared}{owed}: a correlation is not an effect of diversity.")
         if any(row["test_set"] == "own" for row in known):

@@ -93,12 +93,16 @@ def to_latex(table: Table) -> str:
     line = lambda cells: " & ".join(map(latex, cells)) + r" \\"
     side = "".join("r" if column.number else "l" for column in columns)
     text = f"{table.title.split('. ', 1)[-1]}. {table.text}" + (f" Everywhere: {table.fixed}." if table.fixed else "")
-    rotate = len(columns) > 9  # wider than a page is across
+    widths = [max(map(len, cells)) for cells in zip([c.heading for c in columns], *lines, strict=True)]
+    wide = sum(widths) + 2 * len(widths)  # in characters: a page holds about 110 of scriptsize across, 170 turned
+    rotate, look = wide > 110, r"\scriptsize\setlength{\tabcolsep}{3pt}"
+    if wide > 170:
+        look = r"\tiny\setlength{\tabcolsep}{1.5pt}"
     return "\n".join(
         [
             r"% \usepackage{booktabs,longtable" + (",pdflscape}" if rotate else "}"),
             *([r"\begin{landscape}"] if rotate else []),
-            r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+            "{" + look,
             rf"\begin{{longtable}}{{{side}}}",
             rf"\caption{{{latex(text)}}}\label{{tab:{re.sub('_', '-', table.name)}}}\\",
             r"\toprule",

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ FIGURES = {
     "figure5": (
         "Figure 5. The controlled experiment",
         "One point a subset of equal size (mean over seeds; small dots: single seeds), its level by colour and marker. "
-        "Line: least squares, with its pointwise 95% band. p is uncorrected.",
+        "Line: least squares, with its pointwise 95% band. Above: the effect in the table's model. p is uncorrected.",
     ),
 }
 # What the page shows, in order: heading, figures, open tables, folded tables.
@@ -87,7 +88,7 @@ def build_page(
     links = "".join(f'<li><a href="#part-{i}">{html.escape(head)}</a></li>' for i, (head, _) in enumerate(parts))
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        *(f'<p class="lead">{html.escape(line)}</p>' for line in answer),
+        *(f'<p class="lead">{_sentence(line)}</p>' for line in answer),
         f'<nav aria-label="contents"><ul>{links}</ul></nav>',
         *(f'<h2 id="part-{i}">{html.escape(head)}</h2>{inner}' for i, (head, inner) in enumerate(parts)),
     ]
@@ -100,12 +101,19 @@ def _json(value: Any) -> str:
 
 def _words(sections: Sequence[Section], failed: bool) -> str:
     def one(head: str, lines: Sequence[str], style: str) -> str:
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        items = "".join(f"<li>{_sentence(line)}</li>" for line in lines)
         return f"<section{style}><h3>{html.escape(head)}</h3><ul>{items}</ul></section>"
 
     styles = [' class="failed"' if failed and i == 0 else "" for i in range(len(sections))]
     inner = "".join(one(head, lines, style) for (head, lines), style in zip(sections, styles, strict=True))
     return f'<div class="words">{inner}</div>'
+
+
+def _sentence(text: str) -> str:
+    """Escaped, and no line broken within "p = .02" or ".42 [.01, .79]"."""
+    text = re.sub(r"(\S) (\[[^\]]*), ([^\]]*\])", "\\1\u00a0\\2,\u00a0\\3", text)
+    text = re.sub(r"\b(p|z|n|R²) ([=<]) ", "\\1\u00a0\\2\u00a0", text)
+    return html.escape(text)
 
 
 def _details(name: str, inner: str) -> str:
@@ -192,7 +200,7 @@ p {{ max-width: 48rem; }} ul {{ margin: .2rem 0; padding-left: 1.2rem; }}
 table {{ border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--grid); text-align: left;
   white-space: nowrap; }}
-th {{ white-space: normal; vertical-align: bottom; }}
+th {{ white-space: normal; overflow-wrap: normal; vertical-align: bottom; }}
 nav ul {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: .6rem 0;
   border-block: 1px solid var(--grid); }}
 a {{ color: inherit; }} h2 {{ scroll-margin-top: .5rem; }}

@@ -2,6 +2,7 @@
 experiment (5)."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ _Y = {
 _SHORT = {"own": "own test split", "fixed": "fixed test set"}
 # Levels of the controlled experiment, least diverse first
 _LEVELS = (("#0072B2", "o"), ("#E69F00", "s"), ("#D55E00", "^"), ("#CC79A7", "D"), ("#009E73", "v"))
+_AREA = {"^": 38, "v": 38}  # a triangle as small as a square looks like a star on its error bars
 _SIZE, _BELOW = (3.4, 3.1), 0.62
 
 
@@ -119,7 +121,7 @@ def _scatter_panel(ax: Any, data: PlotData, method: str, metric: str, test_set: 
     seeds = [(p["diversity"], value) for p in rows if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
     if seeds:
         ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
-    ax.scatter(xs, ys, s=24, marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
+    ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
     number_points(ax, xs, ys, [str(data.numbers[p["benchmark"]]) for p in rows])
     _head(ax, method, test_set, r2_text(data.lines.get((method, metric, test_set))))
 
@@ -145,7 +147,7 @@ def _lines_panel(ax: Any, data: PlotData, test_set: str) -> None:
         look = {"linestyle": line_style if band else "", "marker": marker, "markersize": 4.5}
         label = f"{method_name(method)}: {r2_text(data.lines.get((method, 'accuracy', test_set)))}"
         ax.plot([], [], color=colour, label=label, **look)
-    ax.set_title(f"All trend lines, {data.test_sets[test_set]}", loc="left", y=1.0, weight="bold", size=8.5)
+    ax.set_title(f"All trend lines · {_SHORT.get(test_set, test_set)}", loc="left", y=1.0, weight="bold", size=8.5)
     if ax.get_legend_handles_labels()[0]:
         _, _, wide, tall = (v / ax.figure.dpi for v in ax.get_window_extent().bounds)
         ax.legend(
@@ -171,7 +173,7 @@ def _effect_panel(ax: Any, data: PlotData, method: str, test_set: str) -> None:
     _trend(ax, xs, ys, colour, line_style)
     bars = [data.bars.get(row["benchmark"], (row["diversity"], row["diversity"])) for row in rows]
     _crosses(ax, [(x, y, *bar, *ends(row)) for x, y, bar, row in zip(xs, ys, bars, rows, strict=True)], colour)
-    ax.scatter(xs, ys, s=24, marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
+    ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
     number_points(ax, xs, ys, [str(data.numbers.get(row["benchmark"], "")) for row in rows])
     _head(ax, method, test_set, r2_text(data.trends.get((method, test_set))))
 
@@ -199,7 +201,17 @@ def _controlled_panel(ax: Any, data: PlotData, method: str, metric: str, test_se
             for p, x, y, half in zip(mine, xs, ys, halves, strict=True)
         ]
         _crosses(ax, crosses, colour)
-        ax.scatter(xs, ys, s=24, marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5, label=level)
+        ax.scatter(
+            xs,
+            ys,
+            s=_AREA.get(marker, 24),
+            marker=marker,
+            color=colour,
+            edgecolor=PAPER,
+            linewidth=0.6,
+            zorder=5,
+            label=level,
+        )
         seeds = [(p["diversity"], value) for p in mine if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
         if seeds:
             ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
@@ -220,11 +232,12 @@ def _empty(ax: Any, method: str, test_set: str) -> None:
     _head(ax, method, test_set, "nothing to show")
 
 
-def _foot(data: PlotData, columns: int) -> list[str]:
-    """The key of the numbers, and what the test sets are."""
-    foot = key_lines(data.numbers, int(_SIZE[0] * columns * 14))
-    if foot and "fixed" in data.test_sets:
-        foot.append(f"own test split: the benchmark's own; {data.test_sets['fixed']}: the same for every learner")
+def _foot(data: PlotData, inches: float, key: bool = True) -> list[str]:
+    """The key of the numbers, and what the test sets are, in lines that fit so many inches."""
+    foot = key_lines(data.numbers, int(inches * 14)) if key else []
+    if data.numbers and "fixed" in data.test_sets:
+        text = f"own test split: the benchmark's own; {data.test_sets['fixed']}: the same for every learner"
+        foot += textwrap.wrap(text, int(inches * 14))
     return foot
 
 
@@ -234,7 +247,7 @@ def _performance(name: str, metric: str, data: PlotData) -> Figure:
         [partial(_scatter_panel, data=data, method=m, metric=metric, test_set=t) for m in methods]
         for t in data.test_sets
     ]
-    foot = _foot(data, max(len(methods), 1))
+    foot = _foot(data, _SIZE[0] * max(len(methods), 1))
     return Figure(name, grid, _SIZE, _BELOW, [(_X, _Y[metric])] * len(grid), foot)
 
 
@@ -242,7 +255,14 @@ def _lines(data: PlotData) -> Figure:
     grid = (
         [[partial(_lines_panel, data=data, test_set=test_set) for test_set in data.test_sets]] if data.test_sets else []
     )
-    return Figure("figure2", grid, (4.1, 4.1), 0.76 + 0.16 * len(_methods(data)), [(_X, _Y["accuracy"])], [])
+    return Figure(
+        "figure2",
+        grid,
+        (4.1, 4.1),
+        0.76 + 0.16 * len(_methods(data)),
+        [(_X, _Y["accuracy"])],
+        _foot(data, 4.1 * max(len(data.test_sets), 1), key=False),
+    )
 
 
 def _effects(data: PlotData) -> Figure | None:
@@ -251,7 +271,9 @@ def _effects(data: PlotData) -> Figure | None:
     if not methods:
         return None
     grid = [[partial(_effect_panel, data=data, method=m, test_set=t) for m in methods] for t in tests]
-    return Figure("figure4", grid, _SIZE, _BELOW, [(_X, _Y["effect"])] * len(grid), _foot(data, len(methods)))
+    return Figure(
+        "figure4", grid, _SIZE, _BELOW, [(_X, _Y["effect"])] * len(grid), _foot(data, _SIZE[0] * len(methods))
+    )
 
 
 def _controlled(data: PlotData) -> Figure | None:
@@ -268,7 +290,7 @@ def _controlled(data: PlotData) -> Figure | None:
 
     grid = [[panel(method, *line) for method in methods] for line in lines]
     labels = [(_X, _Y[metric]) for metric, _ in lines]
-    return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, len(methods)))
+    return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, _SIZE[0] * len(methods)))
 
 
 def draw_all(data: PlotData) -> dict[str, Rendered]:

@@ -241,7 +241,10 @@ def verdicts_table(rows: Sequence[Row]) -> Table:
         *(*_WHICH, _words("verdict", "verdict"), _p("p of diversity, given size", "p_diversity")),
         *(_p("p of size, given diversity", "p_size"), _NOTE),
     ]
-    text = "Which of the two still explains performance when the other is given, each at the 5% level."
+    text = (
+        "Which of diversity and size (log images) still explains performance when the other is given: p < .05, "
+        "uncorrected. Neither is also what too few benchmarks say."
+    )
     return _table("verdicts", "Size or diversity", text, columns, rows)
 
 
@@ -271,7 +274,8 @@ def effect_tables(rows: Sequence[Row], trends: Sequence[Row]) -> list[Table]:
     ]
     text = (
         "Accuracy of MAML minus that of PT, paired over the same test tasks. 1% rule: Cohen's d against the d that a "
-        "difference of .01 would be. Verdict: what the paired interval supports; undecided where it holds .01 and less."
+        "difference of .01 would be. Verdict: what the paired interval supports, one better by more than .01, both "
+        "within .01, or neither (undecided)."
     )
     slope = _value("slope", "slope")
     about = "R² of Cohen's d (MAML over PT) on diversity, over n benchmarks; slope per 1 of diversity."
@@ -297,7 +301,8 @@ def controlled_table(rows: Sequence[Row]) -> Table:
     ]
     text = (
         "Subsets of one pool with equal numbers of classes and images: the change of performance per .1 of diversity "
-        "in a linear model over subsets, seeds averaged."
+        "in a linear model over subsets, seeds averaged, with a block for subsets that were chosen from the same "
+        "classes. Holm: over the rows of the same metric and test set."
     )
     flat = [
         {key: value for key, value in row.items() if key != "means"}

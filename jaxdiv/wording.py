@@ -10,9 +10,13 @@ Row = Mapping[str, Any]
 DASH = "–"
 
 
+# What the controlled experiment estimates beside each method
+AGGREGATES = {"all": "all methods on average", "maml minus pt": "MAML minus PT"}
+
+
 def method_name(method: str) -> str:
     """The name a reader sees: "fo_maml_5" is "FO-MAML 5 steps"."""
-    return METHODS.get(method, method)
+    return {**METHODS, **AGGREGATES}.get(method, method)
 
 
 def test_set_names(rows: Sequence[Row], fixed_test_set_name: str | None = None) -> dict[str, str]:

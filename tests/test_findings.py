@@ -111,7 +111,7 @@ def test_what_n_points_can_see_follows_from_n():
     said = words(correlations=[row()], partial=[partial | {"p_holm": 0.2}])
     assert "not controlled" not in " ".join(said["What these points can support"])
     assert said["Diversity, or size?"] == [
-        "Given log images, diversity still explains performance significantly in none of 1 cases."
+        "Given log images, diversity still explains performance significantly in none of 1 case."
     ]
 
 
@@ -125,13 +125,14 @@ def test_controls_and_effects_say_what_their_rows_say():
         controlled=[key | {"effect": 0.02, "low": 0.01, "high": 0.03, "p_value": 0.001, "p_holm": 0.002}],
     )
     assert said["Diversity, or size?"] == [
-        "Accuracy, own test split: Size, given diversity, for PT; neither is significant given the other for "
-        "HO-MAML 5 steps.",
+        "Accuracy, own test split: Size, given diversity, for PT; undecided, neither given the other, for HO-MAML 5 "
+        "steps (p < .05, uncorrected).",
         "Among benchmarks of matched complexity (dtd and mio), no R² is defined.",
     ]
     assert said["PT against MAML, on the same tasks"] == [
-        "Own test split, 1 comparison of a MAML method with PT on a benchmark: MAML is better in 1, PT in 0, they are "
-        "within 1% in 0, undecided 0. By the 1% rule on Cohen's d: MAML 0, PT 0, no difference 1."
+        "Own test split, 1 comparison of a MAML method with PT on a benchmark: MAML is better by more than 1% "
+        "in 1, PT in 0, they are within 1% in 0, undecided 0. By the 1% rule on Cohen's d: MAML 0, PT 0, no difference "
+        "1."
     ]
     assert said["The controlled experiment"] == [
         "Accuracy: +.1 of diversity changes it significantly for PT +.020 [.010, .030]."
