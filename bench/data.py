@@ -25,6 +25,7 @@ from absl import app, flags
 from jaxdiv import load_benchmark, meta_gradient, sample_tasks
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.host_memory import keep_freed_memory
 from jaxdiv.nets.network import make_network
 
 ARCHIVES = flags.DEFINE_string("archive_dir", None, "Where Mini-ImageNet lies.", required=True)
@@ -37,6 +38,7 @@ AUGMENTATION = Augmentation(0.18, 8 / 84, 0.4, True)
 
 
 def main(argv: list[str]) -> int:
+    keep_freed_memory()  # for both sides; launch.py does it too
     print("| px | row | CPU ms a task | tasks/s | plain: ours x | augmented: ours x |")
     print("|--:|---|--:|--:|--:|--:|")
     for pixels in map(int, PIXELS.value):

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiv.host_memory import keep_freed_memory
+
 Commands = dict[str, Callable[..., Any]]
 
 
@@ -55,6 +57,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, set_up: Callable[[Commands], str]) -> None:
+    keep_freed_memory()  # for every side alike; PyTorch's smaller pieces are mostly kept without it
     commands: Commands = {}
     commands.update(set_up=lambda: set_up(commands), peak=peak, gemm=gemm)
     while True:
