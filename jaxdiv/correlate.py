@@ -302,7 +302,7 @@ def _correlation(
     # By way of r: the percentiles of r² itself never hold 0.
     row["boot_low"], row["boot_high"] = boot_r if boot_r[0] is None else squared(*boot_r)
     row["boot_slope_low"], row["boot_slope_high"] = percentile_interval(row_slope(*samples), n)
-    # Not expanded: the ties of a resample already spread rank correlations enough (bench/statistics.py).
+    # Not expanded: the ties of a resample already spread rank correlations enough (bench/correlations.py).
     row["boot_spearman_low"], row["boot_spearman_high"] = percentile_interval(row_spearman(*samples))
     without = leave_one_out(x, y)
     if n > 3 and np.isfinite(without).any():

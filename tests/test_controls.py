@@ -102,7 +102,7 @@ def planted(rng, truth, n):
 
 @pytest.mark.parametrize("truth", ["size", "diversity", "both"])
 def test_a_planted_truth_is_found_in_nine_of_ten_studies(truth):
-    """100 studies of 20 benchmarks; `bench/statistics.py` has the table over the number of benchmarks."""
+    """100 studies of 20 benchmarks; `bench/correlations.py` has the table over the number of benchmarks."""
     rng = np.random.default_rng(5)
     verdicts = [accuracy_row(controls.size_or_diversity(planted(rng, truth, 20)))["verdict"] for _ in range(100)]
     assert verdicts.count(truth) >= 90

@@ -117,7 +117,7 @@ def test_expanded_percentiles_of_r_cover_r2_where_plain_ones_of_r2_never_hold_ze
         held += low <= r2 <= high
         low, high = resampling.percentile_interval(r**2)
         plain += low <= r2 <= high
-    # .95 to .97 by bench/statistics.py; three standard errors over 500 studies are .03.
+    # .95 to .97 by bench/correlations.py; three standard errors over 500 studies are .03.
     assert 0.92 < held / studies < 0.995
     assert plain / studies < (0.01 if r2 == 0 else 0.95)
 

@@ -1,6 +1,6 @@
 """What the intervals and tests of `jaxdiv.correlate` do, on populations whose truth is known: coverage, errors, power.
 
-    PYTHONPATH=. python bench/statistics.py [--replicates=1000] [--draws=500]
+    PYTHONPATH=. python bench/correlations.py [--replicates=1000] [--draws=500]
 
 Diversity and performance of n benchmarks are drawn from a bivariate normal population with a given R²; with noise
 of known size added to both (reliability .95 each, so R² as measured is .9 of R² without noise); or as exponentials of
