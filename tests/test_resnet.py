@@ -300,5 +300,7 @@ def test_real_resnet50_classifies_at_least_90_of_100_imagenet_images():
         truth = np.array([int(Path(member.name).name.split("_")[0]) for member in files])
         images = np.stack([crop_224(io.BytesIO(tar.extractfile(member).read())) for member in files])
     assert len(truth) == 100
-    found = np.concatenate([probe.logits(images[i : i + 20]).argmax(1) for i in range(0, 100, 20)])
+    # A net this large mostly runs: optimised, whatever XLA_FLAGS say.
+    logits = jax.jit(Probe.logits).lower(probe, images[:20]).compile({"xla_backend_optimization_level": 3})
+    found = np.concatenate([logits(probe, images[i : i + 20]).argmax(1) for i in range(0, 100, 20)])
     assert (found == truth).sum() >= 90

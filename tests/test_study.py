@@ -61,7 +61,7 @@ def command(workdir, *arguments, config=TINY):
 
 
 def environment(cache):
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def launch(cache, workdir, *arguments, config=TINY, cwd=None):

@@ -57,7 +57,7 @@ def main(cache: str, folder: Path, steps: int, devices: int, pause: float, hosts
 
     `began` is there once this process has made a step, its compilation over.
     """
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
