@@ -241,15 +241,18 @@ def _values(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray:
 def _errors(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray | None:
     """The standard errors of averaged rows, or None where one is unknown.
 
-    Over tasks, and over seeds where there are several, since these also differ by their training.
+    Over tasks, and over seeds where there are several, since these also differ by their training. On the fixed test
+    set every benchmark's learner meets the same tasks, whose draw moves all of them alike: there the error of
+    performance is that between seeds, and unknown of a single one.
     """
     found = []
     for row in rows:
-        if row[f"{name}_ci"] is None:
-            return None
         seeds = row.get(f"{name}_seeds", ())
+        same_tasks = name in METRICS and row["test_set"] == "fixed"
+        if (same_tasks and len(seeds) < 2) or row[f"{name}_ci"] is None:
+            return None
         between = np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0
-        found.append(math.sqrt((row[f"{name}_ci"] / 1.96) ** 2 + between))
+        found.append(math.sqrt((0.0 if same_tasks else (row[f"{name}_ci"] / 1.96) ** 2) + between))
     return np.array(found)
 
 

@@ -336,10 +336,13 @@ def _support(analysis: Mapping[str, Any]) -> list[str]:
                 f"{short(best['r2'])} of {method_name(best['method'])}, would be "
                 f"{span(best['r2_true'], best.get('true_low'), best.get('true_high'))}."
             )
-        given = any(row["given"] != "nothing" for row in analysis.get("partial") or [])
-        owed = "" if given else ", and the size of the data is not controlled here"
-        shared = "Benchmarks that share images are not independent"
-        text.append(f"{shared}{owed}: a correlation is not an effect of diversity.")
+        if analysis.get("controlled"):
+            text.append("The subsets are of one size and one mixture of data sets by design, but may share classes.")
+        else:
+            given = any(row["given"] != "nothing" for row in analysis.get("partial") or [])
+            owed = "" if given else ", and the size of the data is not controlled here"
+            shared = "Benchmarks that share images are not independent"
+            text.append(f"{shared}{owed}: a correlation is not an effect of diversity.")
         if any(row["test_set"] == "own" for row in known):
             text.append("On own test splits a benchmark's difficulty moves its accuracy too.")
     truth = [row for row in analysis.get("diversity") or [] if row.get("true_diversity") is not None]

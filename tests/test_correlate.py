@@ -201,10 +201,19 @@ def made_up(benchmarks=12, **given):
 
 
 def test_a_row_has_every_column_and_only_what_json_can_hold():
-    rows, pairs = (f(points(8), DRAWS) for f in (correlate.correlations, correlate.differences))
+    rows, pairs = (f(points(8, seeds=2), DRAWS) for f in (correlate.correlations, correlate.differences))
     assert all(tuple(row) == correlate.CORRELATION_COLUMNS and None not in row.values() for row in rows)
     assert all(tuple(row) == correlate.DIFFERENCE_COLUMNS and None not in row.values() for row in pairs)
     json.dumps([rows, pairs], allow_nan=False)
+
+
+def test_on_the_fixed_test_set_only_the_seeds_spread_is_noise():
+    """All benchmarks meet the same tasks there: how wide accuracy's interval over tasks is changes nothing."""
+    rows = [r | {"diversity_ci": 0.001} for r in points(8, ("pt",), ("fixed",), seeds=3)]
+    usual, wide = (correlate.correlations([r | {"accuracy_ci": ci} for r in rows], DRAWS)[0] for ci in (0.01, 0.5))
+    assert usual["reliability"] == wide["reliability"] and 0 < usual["reliability"] < 1
+    single = correlate.correlations([r for r in rows if r["seed"] == 0], DRAWS)[0]
+    assert single["reliability"] is None and single["boot_low"] is not None
 
 
 def test_estimates_and_their_tests_are_scipys():
