@@ -178,7 +178,7 @@ def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished
     lines = done.stdout.splitlines()
     assert sum(line.startswith("run ") for line in lines) == len(lines) == 3 + 3 + 6 + 12
     console = Console(file=io.StringIO())
-    study.dry_run(tiny(), finished, study.STAGES, console)
+    study.dry_run(tiny(), finished, settings.STAGES, console)
     assert sum(line.startswith("done ") for line in console.file.getvalue().splitlines()) == 24
 
 
@@ -191,12 +191,12 @@ def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path)
 
 def test_a_workdir_of_another_configuration_is_refused(finished):
     words = "another configuration", "maml.steps (30 there, 31 asked for)", "--workdir"
-    check_refused(finished, study.STAGES, *words, **{"maml.steps": 31})
+    check_refused(finished, settings.STAGES, *words, **{"maml.steps": 31})
 
 
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    check_refused(tmp_path / "file" / "study", study.STAGES, "cannot be written", "--workdir")
+    check_refused(tmp_path / "file" / "study", settings.STAGES, "cannot be written", "--workdir")
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
 
 def test_a_missing_and_a_truncated_archive_are_named(tmp_path):
     fields = {"benchmarks": ("mini_imagenet",), "data.archive_dir": str(tmp_path), "data.dir": str(tmp_path / "data")}
-    check_refused(tmp_path / "w", study.STAGES, "mini-imagenet.tar.gz is missing", f"into {tmp_path}", **fields)
+    check_refused(tmp_path / "w", settings.STAGES, "mini-imagenet.tar.gz is missing", f"into {tmp_path}", **fields)
     (tmp_path / "mini-imagenet.tar.gz").write_bytes(b"PK\x03\x04 and no more")
-    check_refused(tmp_path / "w", study.STAGES, "mini-imagenet.tar.gz", "truncated", **fields)
+    check_refused(tmp_path / "w", settings.STAGES, "mini-imagenet.tar.gz", "truncated", **fields)
 
 
 def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
