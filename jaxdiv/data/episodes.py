@@ -246,7 +246,7 @@ def read_images(table: ImageTable, rows: Int[Array, "images"]) -> Float[Array, "
     """Images by their rows, normalised as in tasks."""
     labels = jnp.searchsorted(table.first, rows, side="right") - 1
     datasets = table.dataset[labels]
-    return _normalise(table, table.images[rows].astype(jnp.float32) / 255, datasets)
+    return _normalise(table, _scaled(table.images[rows]), datasets)
 
 
 _SIZE = ("ways", "shots", "queries", "tasks")
@@ -273,16 +273,17 @@ def _finish_tasks(key, table, pixels, ways, shots, queries, tasks, augment):
         if any(table.rotates):
             turned = jnp.stack([jnp.rot90(pixels, quarter, (2, 3)) for quarter in range(4)])
             pixels = turned[turns, jnp.arange(ways)]
-        flat = pixels.reshape(-1, *pixels.shape[2:])
-        datasets = jnp.full(len(flat), dataset)
-        return _normalise(table, _scaled(jax.random.fold_in(key, 1), table, flat, datasets, augment), datasets)
+        if _augments(table, augment):
+            flat = pixels.reshape(-1, *pixels.shape[2:])
+            scaled = _augmented(jax.random.fold_in(key, 1), table, flat, jnp.full(len(flat), dataset))
+            pixels = scaled.reshape(*pixels.shape[:2], *scaled.shape[1:])
+        # Parted as bytes where they still are: to part floats moves four times as much.
+        parts = [part.reshape(-1, *part.shape[2:]) for part in (pixels[:, :shots], pixels[:, shots:])]
+        return [_normalise(table, _scaled(part), jnp.full(len(part), dataset)) for part in parts]
 
-    images = jax.vmap(finish)(jax.random.split(key, tasks), pixels)
-    images = images.reshape(tasks, ways, shots + queries, *images.shape[2:])
-    part = lambda a: a.reshape(tasks, -1, *a.shape[3:])
-    labels = jnp.broadcast_to(jnp.arange(ways)[:, None], images.shape[:3])
-    support, query = (slice(None), slice(None), slice(0, shots)), (slice(None), slice(None), slice(shots, None))
-    return Task(part(images[support]), part(labels[support]), part(images[query]), part(labels[query]))
+    support, query = jax.vmap(finish)(jax.random.split(key, tasks), pixels)
+    labels = [jnp.tile(jnp.repeat(jnp.arange(ways), each), (tasks, 1)) for each in (shots, queries)]
+    return Task(support, labels[0], query, labels[1])
 
 
 def _draw_task(key, table, ways, each):
@@ -314,16 +315,24 @@ def _draw_batch(key, images, size):
 def _finish_batch(key, table, pixels, rows, augment):
     labels = jnp.searchsorted(table.first, rows, side="right") - 1
     datasets = table.dataset[labels]
-    scaled = _scaled(jax.random.fold_in(key, 1), table, pixels, datasets, augment)
-    return _normalise(table, scaled, datasets), labels
+    if _augments(table, augment):
+        pixels = _augmented(jax.random.fold_in(key, 1), table, pixels, datasets)
+    return _normalise(table, _scaled(pixels), datasets), labels
 
 
-def _scaled(key, table, pixels, datasets, augment):
+def _augments(table, augment):
+    return augment and set(table.augmentation) != {Augmentation()}
+
+
+def _augmented(key, table, pixels, datasets):
     """Pixels [images, h, w, c] in 0..1, augmented as each one's data set is."""
-    if not augment or set(table.augmentation) == {Augmentation()}:
-        return pixels.astype(jnp.float32) / 255
     kinds = [jnp.asarray(values)[datasets] for values in zip(*table.augmentation, strict=True)]
     return augment_images(key, pixels, Augmentation(*kinds))  # type: ignore[arg-type]
+
+
+def _scaled(pixels):
+    """Bytes as floats in 0..1, which augmented pixels are already."""
+    return pixels.astype(jnp.float32) / 255 if pixels.dtype == jnp.uint8 else pixels
 
 
 def _normalise(table, scaled, datasets):
