@@ -1,4 +1,4 @@
-"""The controlled experiment: does diversity itself help? Subsets of one pool, equal in all but their diversity.
+"""The controlled experiment: does diversity itself help? Subsets of one pool, of one size and one mixture.
 
     python launch.py --config=configs/controlled.py --workdir=study-controlled
     python launch.py --config=configs/controlled.py:real --workdir=study-controlled-real --config.data.archive_dir=DIR
@@ -28,7 +28,7 @@ def get_config(data: str = "generated") -> ConfigDict:
         config.maml.update({"steps": 150, "meta_batch": 2})
         config.controlled.update({"pool": "mini_imagenet+omniglot+flower", "classes": 24, "candidates": 60})
     else:
-        config.data.classes = (128, 8, 32)
-        config.controlled.update({"pool": "gauss-0.4", "classes": 24, "candidates": 128})
+        config.data.classes = (192, 8, 32)
+        config.controlled.update({"pool": "gauss-0.4", "classes": 24, "candidates": 192})
     config.training.checkpoint_every = 50
     return config

@@ -36,7 +36,7 @@ def check(config: ConfigDict) -> None:
         benchmarks.components(name)
     _check_controlled(config)
     split = config.data.split
-    own = any(benchmarks.OWN in benchmarks.components(name) for name in config.benchmarks)
+    own = any(benchmarks.OWN in benchmarks.components(name) for name in (*config.benchmarks, *_pool(config)))
     if config.methods and own and not split.file and not split.fractions[-1]:
         raise InputError(
             "your own images have no test classes to evaluate on: give some by "
@@ -115,11 +115,11 @@ def benchmark_names(config: ConfigDict) -> tuple[str, ...]:
 def _check_controlled(config: ConfigDict) -> None:
     """A controlled experiment's numbers, and those of a cut."""
     cut, chosen, task = config.data.cut, config.controlled, config.task
-    each = task.shots + task.queries
-    if 0 < cut.images < each or 0 < cut.classes < task.ways:
+    needed = task.shots + task.queries
+    if 0 < cut.images < needed or 0 < cut.classes < task.ways:
         raise InputError(
             f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "
-            f"classes of shots + queries = {each} images"
+            f"classes of shots + queries = {needed} images"
         )
     if not chosen.pool:
         return
@@ -129,14 +129,15 @@ def _check_controlled(config: ConfigDict) -> None:
             "--config.data.cut"
         )
     sets = len(benchmarks.components(chosen.pool))
-    if chosen.classes % sets or chosen.classes // sets < task.ways or 4 * chosen.classes > chosen.candidates * sets:
+    each, rest = divmod(chosen.classes, sets)
+    if rest or each < task.ways or 2 * chosen.subsets * each > chosen.candidates:
         raise InputError(
             f"--config.controlled.classes is {chosen.classes}: it must be one number for each of the {sets} data "
-            f"sets of the pool, at least ways={task.ways} and at most a quarter of --config.controlled.candidates="
-            f"{chosen.candidates}"
+            f"sets of the pool, at least ways={task.ways}, and twice that for each of {chosen.subsets} subsets at most "
+            f"--config.controlled.candidates={chosen.candidates}"
         )
-    if chosen.images < each:
-        raise InputError(f"--config.controlled.images is {chosen.images}: a task takes shots + queries = {each}")
+    if chosen.images < needed:
+        raise InputError(f"--config.controlled.images is {chosen.images}: a task takes shots + queries = {needed}")
 
 
 def weights_file(config: ConfigDict) -> Path | None:

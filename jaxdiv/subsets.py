@@ -37,10 +37,10 @@ def embed_classes(
     """
     background, _ = sample_batch(key, pool, images)
     labels = jnp.repeat(jnp.arange(2), images)[None]
-    chosen = take(pool, rows, images, seed)
+    chosen = jax.device_put(take(pool, rows, images, seed))
     found: list[np.ndarray] = []
     for number in range(len(rows)):
-        mine = read_images(jax.device_put(chosen), number * images + jnp.arange(images))
+        mine = read_images(chosen, number * images + jnp.arange(images))
         found += [*embed_tasks(probe, jnp.concatenate([mine, background])[None], labels, 2)]
         progress(number + 1)
     return np.stack(found)
@@ -60,26 +60,27 @@ def choose(
 ) -> dict[str, Int[np.ndarray, "chosen"]]:
     """Subsets by name, `low-1` to `high-N`: rows of `size` classes, as many of each kind.
 
-    Subset n of every level is chosen from the same half of the classes, drawn anew for each n: the levels compare
-    within halves, and a level's subsets differ. Raises InputError where a half leaves no choice.
+    Subset n of every level is chosen from the n-th of `subsets` parts of the classes, dealt out at random: the levels
+    compare within a part, and two parts share no class, so that they are independent. Raises InputError where a part
+    leaves no choice.
     """
     rng = np.random.default_rng(seed)
     each = size // (kinds.max() + 1)
-    if np.bincount(kinds).min() < 4 * each:
+    if np.bincount(kinds).min() < 2 * subsets * each:
         raise InputError(
-            f"the pool has {np.bincount(kinds).min()} classes of one data set to choose {each} from, but needs four "
-            f"times as many: lower --config.controlled.classes"
+            f"the pool has {np.bincount(kinds).min()} classes of one data set, too few for {subsets} subsets "
+            f"of {each} and a choice: lower --config.controlled.classes or .subsets"
         )
     found: dict[str, np.ndarray] = {}
+    dealt = [np.array_split(rng.permutation(np.flatnonzero(kinds == kind)), subsets) for kind in np.unique(kinds)]
     for number in range(1, subsets + 1):
-        of_kinds = [rng.permutation(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
-        half = np.concatenate([rows[: len(rows) // 2] for rows in of_kinds])
-        inside, of_kind = distances[np.ix_(half, half)], kinds[half]
+        part = np.concatenate([of_kind[number - 1] for of_kind in dealt])
+        inside, of_kind = distances[np.ix_(part, part)], kinds[part]
         low, high = (_search(inside, of_kind, each, target, rng) for target in (0.0, 2.0))
-        half_way = (mean_distance(inside, low) + mean_distance(inside, high)) / 2
-        middle = _search(inside, of_kind, each, half_way, rng)
+        between = (mean_distance(inside, low) + mean_distance(inside, high)) / 2
+        middle = _search(inside, of_kind, each, between, rng)
         for level, rows in zip(LEVELS, (low, middle, high), strict=True):
-            found[f"{level}-{number}"] = np.sort(half[rows])
+            found[f"{level}-{number}"] = np.sort(part[rows])
     return {name: found[name] for level in LEVELS for name in found if name.startswith(level)}
 
 

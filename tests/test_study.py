@@ -242,7 +242,7 @@ def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
             {"controlled.pool": "gauss-0.5"},
             ["--config.controlled.pool makes the benchmarks", "--config.benchmarks='()'"],
         ),
-        ({"controlled.pool": "gauss-0.5", "benchmarks": ()}, ["--config.controlled.classes is 24", "a quarter"]),
+        ({"controlled.pool": "gauss-0.5", "benchmarks": ()}, ["--config.controlled.classes is 24", "candidates=64"]),
         ({"controlled.pool": "gaus-0.5", "benchmarks": ()}, ["unknown benchmark 'gaus-0.5'"]),
         ({"data.cut.images": 3}, ["--config.data.cut", "shots + queries = 5"]),
         ({"data.cut.classes": 9}, ["gauss-0.1", "9 classes", "has 8", "--config.data.cut.classes"]),

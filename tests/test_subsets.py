@@ -60,7 +60,7 @@ def test_read_images_are_normalised_as_their_data_set_is():
 
 @pytest.fixture
 def distances():
-    points = np.random.default_rng(0).normal(size=(16, 3))
+    points = np.random.default_rng(0).normal(size=(24, 3))
     return np.linalg.norm(points[:, None] - points[None], axis=-1) / 4
 
 
@@ -77,20 +77,24 @@ def test_the_search_finds_what_trying_every_subset_finds(distances):
 
 
 def test_levels_are_ordered_within_each_block_and_equal_in_size(distances):
-    kinds = np.tile([0, 1], 8)
+    kinds = np.tile([0, 1], 12)
     found = subsets.choose(distances, kinds, 4, 3, seed=0)
     assert list(found) == [f"{level}-{n}" for level in subsets.LEVELS for n in (1, 2, 3)]
     for number in (1, 2, 3):
         low, middle, high = (subsets.mean_distance(distances, found[f"{level}-{number}"]) for level in subsets.LEVELS)
         assert low < middle < high
+    for level in subsets.LEVELS:  # of different parts: independent
+        assert len(set(np.concatenate([found[f"{level}-{n}"] for n in (1, 2, 3)]))) == 12
     assert all(np.bincount(kinds[rows]).tolist() == [2, 2] and len(set(rows)) == 4 for rows in found.values())
     again = subsets.choose(distances, kinds, 4, 3, seed=0)
     assert all((found[name] == again[name]).all() for name in found)
 
 
 def test_a_pool_that_leaves_no_choice_is_refused(distances):
-    with pytest.raises(InputError, match=r"8 classes of one data set to choose 3 from.*--config.controlled.classes"):
-        subsets.choose(distances, np.tile([0, 1], 8), 6, 3, seed=0)
+    with pytest.raises(
+        InputError, match=r"12 classes of one data set, too few for 3 subsets of 3.*--config.controlled.classes"
+    ):
+        subsets.choose(distances, np.tile([0, 1], 12), 6, 3, seed=0)
 
 
 def test_classes_that_look_alike_are_embedded_close_together():
