@@ -59,7 +59,7 @@ def verdict(points: list[dict]) -> str | None:
 
 
 def experiment(rng: np.random.Generator, effect: float, blocks: int, seeds: int) -> list[dict]:
-    """A controlled experiment as configs/controlled.py:real measured it: levels .05 of diversity apart."""
+    """A controlled experiment as configs/controlled.py:real measured it: levels .04 of diversity apart."""
     return [
         {
             "benchmark": f"{level}-{block}",

@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
                 "subsets": 3,  # of each level of diversity: low, middle, high
                 "classes": 24,  # of a subset, as many of each of the pool's data sets
                 "images": 20,  # of each class
-                "candidates": 64,  # classes of each data set that are embedded and chosen from
+                "candidates": 144,  # classes of each data set that are embedded and chosen from
             },
             "probe": {
                 "name": "resnet10_narrow",

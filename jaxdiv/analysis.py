@@ -54,4 +54,11 @@ def analyse(
 
 def _of_benchmark(row: Row) -> Row:
     half = (row["ci_high"] - row["ci_low"]) / 2
-    return {"diversity": row["diversity"], "diversity_ci": half, "complexity": row.get("complexity")}
+    jackknife = row.get("interval", "jackknife") == "jackknife"  # Student's t, over tasks
+    return {
+        "diversity": row["diversity"],
+        # Pairs of tasks are not independent: what takes them so is no error of diversity.
+        "diversity_ci": None if row.get("interval") == "iid_pairs" else half,
+        "diversity_tasks": row["tasks"] if jackknife else None,
+        "complexity": row.get("complexity"),
+    }

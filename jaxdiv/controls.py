@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, in_words, r_squared
+from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, in_words, r_squared, varies
 from jaxdiv.inference import holm, p_of_r, r_interval
 from jaxdiv.subsets import LEVELS
 
@@ -73,7 +73,7 @@ def partial_correlation(
     left_x, left_y = _rest(x, basis), _rest(y, basis)
     scale_x, scale_y = float(np.linalg.norm(left_x)), float(np.linalg.norm(left_y))
     spread = float(((y - y.mean()) ** 2).sum())
-    explained = 1 - scale_y**2 / spread if spread > 0 else None
+    explained = 1 - scale_y**2 / spread if varies(y) else None
     for scale, whole, what in ((scale_x, x, "diversity"), (scale_y, y, "performance")):
         if scale <= 1e-9 * max(float(np.linalg.norm(whole)), 1e-300):
             short = f"the covariates leave nothing of {what}"
@@ -187,7 +187,7 @@ def pt_against_maml(
     pooled standard deviation), d_low, d_high (delta method, with the pairs' correlation), d_paired (by the standard
     deviation of the differences); threshold (the d of a 1% difference) and rule ("MAML", "PT", "no difference": whether
     |d| passes it, the group's rule, which looks at no interval); verdict ("MAML", "PT", "within 1%", "undecided": what
-    the interval supports); note.
+    the interval supports, which is over tasks: of these trained networks); note.
     """
     diversity = {point["benchmark"]: point["diversity"] for point in points}
     rows = []
@@ -222,7 +222,8 @@ def _compare(ours: np.ndarray, theirs: np.ndarray) -> Row:
     else:
         row["verdict"] = "within 1%" if low >= -ONE_PERCENT and high <= ONE_PERCENT else _UNDECIDED
     pooled = math.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 2)
-    if pooled == 0:
+    rounding = 1e-9 * float(np.abs([ours, theirs]).max())
+    if pooled <= rounding:
         return row | {"note": "no task differs from another: Cohen's d is undefined"}
     d = row["difference"] / pooled
     # Of pairs that vary together: the variance of the difference, and that of the pooled standard deviation.
@@ -231,7 +232,7 @@ def _compare(ours: np.ndarray, theirs: np.ndarray) -> Row:
     z = float(special.ndtri(0.975))
     threshold = ONE_PERCENT / pooled
     rule = "no difference" if abs(d) <= threshold else "MAML" if d > 0 else "PT"
-    paired = float(gaps.mean() / gaps.std(ddof=1)) if gaps.std() > 0 else None
+    paired = float(gaps.mean() / gaps.std(ddof=1)) if gaps.std() > rounding else None
     row |= {"d": d, "d_low": d - z * error, "d_high": d + z * error, "d_paired": paired}
     return row | {"threshold": threshold, "rule": rule}
 
@@ -250,10 +251,11 @@ def d_on_diversity(rows: Sequence[Row]) -> list[Row]:
 
 
 def controlled_effect(points: Sequence[Point], levels: Sequence[str] = LEVELS) -> list[Row]:
-    """What diversity does to performance where nothing else differs: benchmarks are subsets `LEVEL-NUMBER` of one pool.
+    """What diversity does to performance at equal size and mixture: benchmarks are subsets `LEVEL-NUMBER` of one pool.
 
     A linear model per method, metric and test set, on the means over seeds: performance = block + slope · diversity,
-    where subset NUMBER of every level is a block, since those were chosen from the same classes; and one of levels
+    where subset NUMBER of every level is a block, since those were chosen from the same classes, which no other
+    block's were (`subsets.choose`); and one of levels
     instead of the slope. A subset is the unit: seeds are replicates of it and add no degree of freedom. `all` is the
     mean of the methods, `maml minus pt` that of MAML's less PT.
 
@@ -295,8 +297,10 @@ def _effect(title, added, taken, by_method, metric, levels) -> Row:
     row["means"] = {name: float(y[level == i].mean()) for i, name in enumerate(levels) if (level == i).any()}
     row |= {"sd_subsets": None, "sd_seeds": None}
     blocks = np.eye(block.max() + 1)[block] if len(names) else np.zeros((0, 0))
-    if len(names) - blocks.shape[1] < 2 or np.ptp(x) == 0:
+    if len(names) - blocks.shape[1] < 2 or not varies(x):
         return row | {"note": f"{len(names)} subsets do not tell diversity from the rest"}
+    if not varies(y):
+        return row | {"note": f"all {len(names)} subsets have the same {METRICS[metric]}"}
     slope, error, freedom, residual = _least_squares(np.column_stack([x, blocks]), y, np.eye(1, 1 + blocks.shape[1])[0])
     half = _t(freedom) * error
     row |= {"effect": slope / 10, "low": (slope - half) / 10, "high": (slope + half) / 10}

@@ -7,6 +7,7 @@ of a 95% interval over tasks.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def smallest_significant_r2(n: int) -> float | None:
     return t2 / (n - 2 + t2)
 
 
-def _varies(values: np.ndarray) -> bool:
+def varies(values: np.ndarray) -> bool:
     """Whether values differ by more than rounding: a correlation with rounding noise would mean nothing."""
     return float(np.ptp(values)) > 1e-12 * float(np.abs(values).max())
 
@@ -101,9 +102,9 @@ def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) 
     nothing = RSquared(None, None, None, None, None, None, None, n)
     if n < 3:
         return nothing._replace(note=f"undefined: {n} point{'s' * (n != 1)}, at least 3 are needed")
-    if not _varies(xs):
+    if not varies(xs):
         return nothing._replace(note=f"undefined: all {n} points have the same x")
-    if not _varies(ys):
+    if not varies(ys):
         note = f"undefined: all {n} points have the same y"
         return nothing._replace(slope=0.0, intercept=float(ys[0]), note=note)
     from scipy import stats  # over a second to import, so only where it is needed
@@ -127,7 +128,7 @@ def trend_band(x: Sequence[float], y: Sequence[float], at: Sequence[float] | np.
     """
     xs, ys, places = np.asarray(x, float), np.asarray(y, float), np.asarray(at, float)
     n = len(xs)
-    if n < 2 or not _varies(xs):
+    if n < 2 or not varies(xs):
         return None
     dx = xs - xs.mean()
     slope = dx @ ys / (dx @ dx)
@@ -151,7 +152,8 @@ def average_seeds(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Keys: benchmark, method, test_set, diversity, diversity_ci, seeds (how many), and per metric the mean
     (`accuracy`), the mean half-width (`accuracy_ci`; never too narrow for the mean, whether or not seeds share
-    test tasks) and the values seed by seed (`accuracy_seeds`). A value that is missing or not finite is None.
+    test tasks) and the values seed by seed (`accuracy_seeds`). A value that is missing or not finite is None, and so
+    are those of a benchmark that lacks a seed which another one of its method and test set has.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for point in points:
@@ -161,8 +163,12 @@ def average_seeds(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         # All seeds or none: a mean over only those seeds that did not diverge would flatter the method.
         return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
+    most = Counter[tuple[str, str]]()
+    for (method, test_set, _), group in groups.items():
+        most[method, test_set] = max(most[method, test_set], len(group))
     rows = []
     for (method, test_set, benchmark), group in groups.items():
+        whole = len(group) == most[method, test_set]
         row: dict[str, Any] = {
             "benchmark": benchmark,
             "method": method,
@@ -170,11 +176,14 @@ def average_seeds(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "diversity": mean([p["diversity"] for p in group if p.get("diversity") is not None]),
             "diversity_ci": mean([p["diversity_ci"] for p in group if p.get("diversity_ci") is not None]),
             "seeds": len(group),
+            "tasks": group[0].get("tasks"),
+            "diversity_tasks": group[0].get("diversity_tasks"),
         }
         for metric in METRICS:
             values = [float(p[metric]) for p in group if p.get(metric) is not None]
             widths = [float(p[f"{metric}_ci"]) for p in group if p.get(f"{metric}_ci") is not None]
-            row |= {metric: mean(values), f"{metric}_ci": mean(widths), f"{metric}_seeds": values}
+            known = whole and len(values) == len(group)
+            row |= {metric: mean(values) if known else None, f"{metric}_ci": mean(widths), f"{metric}_seeds": values}
         rows.append(row)
     return rows
 
@@ -252,7 +261,9 @@ def _errors(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray | None:
         if (same_tasks and len(seeds) < 2) or row[f"{name}_ci"] is None:
             return None
         between = np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0
-        found.append(math.sqrt((0.0 if same_tasks else (row[f"{name}_ci"] / 1.96) ** 2) + between))
+        tasks = row.get("diversity_tasks" if name == "diversity" else "tasks")
+        quantile = special.stdtrit(tasks - 1, 0.975) if tasks else special.ndtri(0.975)
+        found.append(math.sqrt((0.0 if same_tasks else (row[f"{name}_ci"] / quantile) ** 2) + between))
     return np.array(found)
 
 

@@ -31,11 +31,6 @@ STYLES = {
     "ho_maml_10": ("#D55E00", "v", (0, (8, 2))),
 }
 OTHER_STYLES = [("#CC79A7", "P", (0, (3, 1, 1, 1, 1, 1))), ("#999999", "X", (0, (1, 3)))]
-X_LABEL = "Task2Vec diversity coefficient\n(cosine distance, 0–1)"
-Y_LABELS = {
-    "accuracy": "test accuracy\n(fraction of query images)",
-    "loss": "cross-entropy\n(nats per query image)",
-}
 # Ink and paper are colours that nothing else has, so that a page can exchange them for its own (dark mode).
 INK, PAPER, GRID = "#010203", "#fefdfc", "#dcdddf"
 RC = {

@@ -255,7 +255,8 @@ def _against(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]
             continue
         count = lambda key, value, mine=mine: sum(row.get(key) == value for row in mine)
         lines.append(
-            f"{name[0].upper()}{name[1:]}, {_many(len(mine), 'comparison')} of a MAML method with PT on a benchmark: "
+            f"{name[0].upper()}{name[1:]}, {_many(len(mine), 'comparison')} of a MAML method with PT on a benchmark, "
+            "as these networks were trained: "
             f"MAML is better by more than 1% in {count('verdict', 'MAML')}, PT in {count('verdict', 'PT')}, they are "
             f"within 1% in {count('verdict', 'within 1%')}, undecided {count('verdict', 'undecided')}. "
             f"By the 1% rule on Cohen's d: MAML {count('rule', 'MAML')}, PT {count('rule', 'PT')}, "
@@ -337,10 +338,12 @@ def _support(analysis: Mapping[str, Any]) -> list[str]:
                 f"{span(best['r2_true'], best.get('true_low'), best.get('true_high'))}."
             )
         if analysis.get("controlled"):
-            text.append("The subsets are of one size and one mixture of data sets by design, but may share classes.")
+            text.append("The subsets are of one size and one mixture of data sets by design.")
         else:
-            given = any(row["given"] != "nothing" for row in analysis.get("partial") or [])
-            owed = "" if given else ", and the size of the data is not controlled here"
+            partial, verdicts = analysis.get("partial") or [], analysis.get("verdicts") or []
+            given = any(row.get("p_value") is not None and "log images" in row["given"] for row in partial)
+            equal = any("one size" in (row.get("note") or "") for row in verdicts)
+            owed = "" if given or equal else ", and the size of the data is not controlled here"
             shared = "Benchmarks that share images are not independent"
             text.append(f"{shared}{owed}: a correlation is not an effect of diversity.")
         if any(row["test_set"] == "own" for row in known):

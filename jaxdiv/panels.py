@@ -44,7 +44,7 @@ def _methods(data: PlotData) -> list[str]:
 
 def _style(method: str, methods: Sequence[str]) -> tuple[str, str, Any]:
     others = [m for m in methods if m not in STYLES]
-    return STYLES.get(method) or OTHER_STYLES[others.index(method) % len(_OTHER_STYLES)]
+    return STYLES.get(method) or OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
 
 
 def _group(data: PlotData, method: str, metric: str, test_set: str) -> list[dict[str, Any]]:

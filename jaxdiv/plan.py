@@ -248,6 +248,7 @@ class Maker:
                 "estimator": probe.estimator,
                 "head": probe.head,
                 "distance": probe.distance,
+                "interval": probe.interval,
                 "noise_floor": noise,
                 "complexity": complexity(stacked).value,
                 "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark),
@@ -343,6 +344,7 @@ class Maker:
                 "train_images": facts["train_images"],
                 "train_classes": facts["train_classes"],
                 "batch_norm": config.learner.batch_norm,
+                "tasks": tasks,
             }
             return row, result._asdict()
 

@@ -116,10 +116,11 @@ def _check_controlled(config: ConfigDict) -> None:
     """A controlled experiment's numbers, and those of a cut."""
     cut, chosen, task = config.data.cut, config.controlled, config.task
     needed = task.shots + task.queries
-    if 0 < cut.images < needed or 0 < cut.classes < task.ways:
+    most = max(len(benchmarks.components(name)) for name in (*config.benchmarks, *_pool(config), "omniglot"))
+    if 0 < cut.images < needed or (cut.classes and cut.classes // most < task.ways):
         raise InputError(
             f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "
-            f"classes of shots + queries = {needed} images"
+            f"classes of each of a union's data sets (here up to {most}), and of shots + queries = {needed} images"
         )
     if not chosen.pool:
         return

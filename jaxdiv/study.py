@@ -90,7 +90,7 @@ def _all_here(where: str) -> None:
 def _out_of_memory(stage: str) -> str:
     if stage == "train":
         lower = "--config.maml.meta_batch or --config.pt.batch, or set --config.maml.remat=true"
-    elif stage == "diversity":
+    elif stage in ("select", "diversity"):
         lower = "--config.probe.pixels"
     else:
         lower = "--config.learner.pixels or --config.learner.width"

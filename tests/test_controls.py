@@ -189,6 +189,11 @@ def test_the_one_percent_rule_and_what_the_interval_supports(shift, spread, rule
 
 
 def test_effect_sizes_of_nothing_to_compare():
+    constant = compared(np.full(25, 0.3), np.full(25, 0.1))  # whose means round
+    assert constant["d"] is None and "undefined" in constant["note"]
+    rng = np.random.default_rng(16)
+    theirs = rng.uniform(0.2, 0.8, 25)
+    assert compared(theirs + 0.05, theirs)["d_paired"] is None
     same = compared(np.full(5, 0.5), np.full(5, 0.5))
     assert same["d"] is None and same["verdict"] == "within 1%" and "undefined" in same["note"]
     assert "no interval" in compared(np.array([0.1, 0.2]), np.array([0.1, 0.3]))["note"]
@@ -273,8 +278,11 @@ def test_a_controlled_experiment_cut_short_says_so():
     no_high = [r for r in whole if not r["benchmark"].startswith("high")]
     row = accuracy_row(controls.controlled_effect(no_high), method="pt")
     assert row["effect"] is not None and row["high_minus_low"] is None and "high" not in row["means"]
-    flat = [r | {"accuracy": 0.5, "loss": 1.0} for r in whole]
+    flat = [r | {"accuracy": 0.2, "loss": 1.0} for r in whole]
     for row in controls.controlled_effect(flat):
+        assert row["effect"] is row["p_value"] is None and "have the same" in row["note"]
         numbers = [value for value in row.values() if isinstance(value, float)]
         assert np.isfinite(numbers).all()
+    partial = accuracy_row(controls.partial_correlations(flat), method="pt")
+    assert partial["covariates_r2"] is None and partial["r"] is None
     assert controls.controlled_effect(points([1, 2, 3], [1, 2, 3])) == []

@@ -207,6 +207,20 @@ def test_a_row_has_every_column_and_only_what_json_can_hold():
     json.dumps([rows, pairs], allow_nan=False)
 
 
+def test_a_half_width_over_few_tasks_is_students_and_so_a_smaller_error():
+    rows = [r | {"diversity_ci": 0.03, "diversity_tasks": 6, "tasks": 4} for r in points(12, ("pt",), ("own",))]
+    x, y = (np.array([r[key] for r in rows]) for key in ("diversity", "accuracy"))
+    by_hand = [(half / stats.t.ppf(0.975, n - 1)) ** 2 / v.var(ddof=1) for half, n, v in ((0.03, 6, x), (0.01, 4, y))]
+    found = correlate.correlations(rows, DRAWS)[0]["reliability"]
+    assert found == pytest.approx((1 - by_hand[0]) * (1 - by_hand[1]))
+
+
+def test_a_benchmark_that_lost_a_seed_is_left_out_by_name():
+    rows = points(6, ("pt",), ("own",), seeds=2)
+    row = correlate.correlations([r for r in rows if (r["benchmark"], r["seed"]) != ("bench2", 1)], DRAWS)[0]
+    assert row["n"] == 5 and "bench2" in row["note"]
+
+
 def test_on_the_fixed_test_set_only_the_seeds_spread_is_noise():
     """All benchmarks meet the same tasks there: how wide accuracy's interval over tasks is changes nothing."""
     rows = [r | {"diversity_ci": 0.001} for r in points(8, ("pt",), ("fixed",), seeds=3)]
@@ -254,7 +268,8 @@ def test_errors_of_a_point_widen_the_bootstrap_and_raise_the_corrected_r2():
     assert (a["r2"], a["ci_low"], a["ci_high"]) == (b["r2"], b["ci_low"], b["ci_high"])
     assert b["boot_high"] - b["boot_low"] > a["boot_high"] - a["boot_low"]
     x, y = (np.array([row[name] for row in rows]) for name in ("diversity", "accuracy"))
-    share = (1 - (0.03 / 1.96) ** 2 / x.var(ddof=1)) * (1 - (0.15 / 1.96) ** 2 / y.var(ddof=1))
+    z = stats.norm.ppf(0.975)
+    share = (1 - (0.03 / z) ** 2 / x.var(ddof=1)) * (1 - (0.15 / z) ** 2 / y.var(ddof=1))
     assert b["reliability"] == pytest.approx(share)
     assert b["r2_true"] == pytest.approx(min(1, b["r2"] / share)) and b["r2_true"] > a["r2_true"]
 

@@ -130,7 +130,8 @@ def test_controls_and_effects_say_what_their_rows_say():
         "Among benchmarks of matched complexity (dtd and mio), no R² is defined.",
     ]
     assert said["PT against MAML, on the same tasks"] == [
-        "Own test split, 1 comparison of a MAML method with PT on a benchmark: MAML is better by more than 1% "
+        "Own test split, 1 comparison of a MAML method with PT on a benchmark, as these networks were trained: "
+        "MAML is better by more than 1% "
         "in 1, PT in 0, they are within 1% in 0, undecided 0. By the 1% rule on Cohen's d: MAML 0, PT 0, no difference "
         "1."
     ]

@@ -339,3 +339,9 @@ def test_degenerate_input_is_said_in_words_without_a_number_that_is_none(case, t
     assert not WORDLESS.search(shown), WORDLESS.search(shown)
     for path in [*tmp_path.glob("*.csv"), *tmp_path.glob("*.tex")]:
         assert not re.search(r"\b(nan|None|inf)\b", path.read_text()), path
+
+
+def test_a_method_of_ones_own_gets_a_style_of_its_own(tmp_path):
+    rows, points = study(4, ("pt", "mine", "theirs"))
+    report.write_report(tmp_path, analysis(rows, points), {}, {})
+    assert "mine" in (tmp_path / "report.html").read_text() and (tmp_path / "figure1.png").stat().st_size > 10_000

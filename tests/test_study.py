@@ -242,8 +242,16 @@ def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
             {"controlled.pool": "gauss-0.5"},
             ["--config.controlled.pool makes the benchmarks", "--config.benchmarks='()'"],
         ),
-        ({"controlled.pool": "gauss-0.5", "benchmarks": ()}, ["--config.controlled.classes is 24", "candidates=64"]),
+        (
+            {"controlled.pool": "gauss-0.5", "benchmarks": (), "controlled.classes": 30},
+            ["--config.controlled.classes is 30", "candidates=144"],
+        ),
         ({"controlled.pool": "gaus-0.5", "benchmarks": ()}, ["unknown benchmark 'gaus-0.5'"]),
+        (
+            {"controlled.pool": "images", "benchmarks": (), "data.split.fractions": (1.0, 0.0, 0.0)},
+            ["no test classes to evaluate on"],
+        ),
+        ({"data.cut.classes": 5, "benchmarks": ("gauss-0.1+gauss-0.5",)}, ["--config.data.cut", "up to 2"]),
         ({"data.cut.images": 3}, ["--config.data.cut", "shots + queries = 5"]),
         ({"data.cut.classes": 9}, ["gauss-0.1", "9 classes", "has 8", "--config.data.cut.classes"]),
         ({"evaluation.test_sets": ("own", "fixt")}, ["unknown test set 'fixt'", "'fixed'"]),
