@@ -215,8 +215,9 @@ def sample_tasks(
     if not table.on_host:
         return _sample_tasks(key, table, *size, augment)
     index = replace(table, images=None)
-    rows = _draw_tasks(key, index, *size)
-    return _finish_tasks(key, index, table.images[np.asarray(rows)], *size, augment)
+    rows = np.asarray(_draw_tasks(key, index, *size))
+    parts = [table.images[part] for part in _support_and_query(rows, shots)]
+    return _finish_tasks(key, index, parts, *size, augment)
 
 
 def sample_batch(key: Array, table: ImageTable, size: int, augment: bool = False) -> tuple[Array, Array]:
@@ -255,7 +256,9 @@ _SIZE = ("ways", "shots", "queries", "tasks")
 @partial(jax.jit, static_argnames=(*_SIZE, "augment"))
 def _sample_tasks(key, table, ways, shots, queries, tasks, augment):
     rows = _draw_tasks(key, table, ways, shots, queries, tasks)
-    return _finish_tasks(key, table, table.images[rows], ways, shots, queries, tasks, augment)
+    # Parted as rows, before they are read: so XLA reads and normalises in one go.
+    parts = [table.images[part] for part in _support_and_query(rows, shots)]
+    return _finish_tasks(key, table, parts, ways, shots, queries, tasks, augment)
 
 
 @partial(jax.jit, static_argnames=_SIZE)
@@ -265,25 +268,29 @@ def _draw_tasks(key, table, ways, shots, queries, tasks):
 
 
 @partial(jax.jit, static_argnames=(*_SIZE, "augment"))
-def _finish_tasks(key, table, pixels, ways, shots, queries, tasks, augment):
-    """Tasks from the pixels [tasks, ways, shots + queries, h, w, c] of the rows that the same key drew."""
+def _finish_tasks(key, table, parts, ways, shots, queries, tasks, augment):
+    """Tasks from the pixels that the same key drew: support and query, [tasks, ways, shots or queries, h, w, c]."""
 
-    def finish(key, pixels):
+    def finish(key, parts):
         _, dataset, turns = _draw_task(key, table, ways, shots + queries)
-        if any(table.rotates):
-            turned = jnp.stack([jnp.rot90(pixels, quarter, (2, 3)) for quarter in range(4)])
-            pixels = turned[turns, jnp.arange(ways)]
-        if _augments(table, augment):
+        done = []
+        for pixels, for_part in zip(parts, jax.random.split(jax.random.fold_in(key, 1)), strict=True):
+            if any(table.rotates):
+                turned = jnp.stack([jnp.rot90(pixels, quarter, (2, 3)) for quarter in range(4)])
+                pixels = turned[turns, jnp.arange(ways)]
             flat = pixels.reshape(-1, *pixels.shape[2:])
-            scaled = _augmented(jax.random.fold_in(key, 1), table, flat, jnp.full(len(flat), dataset))
-            pixels = scaled.reshape(*pixels.shape[:2], *scaled.shape[1:])
-        # Parted as bytes where they still are: to part floats moves four times as much.
-        parts = [part.reshape(-1, *part.shape[2:]) for part in (pixels[:, :shots], pixels[:, shots:])]
-        return [_normalise(table, _scaled(part), jnp.full(len(part), dataset)) for part in parts]
+            datasets = jnp.full(len(flat), dataset)
+            scaled = _augmented(for_part, table, flat, datasets) if _augments(table, augment) else _scaled(flat)
+            done.append(_normalise(table, scaled, datasets))
+        return done
 
-    support, query = jax.vmap(finish)(jax.random.split(key, tasks), pixels)
+    support, query = jax.vmap(finish)(jax.random.split(key, tasks), parts)
     labels = [jnp.tile(jnp.repeat(jnp.arange(ways), each), (tasks, 1)) for each in (shots, queries)]
     return Task(support, labels[0], query, labels[1])
+
+
+def _support_and_query(rows, shots):
+    return rows[..., :shots], rows[..., shots:]
 
 
 def _draw_task(key, table, ways, each):
@@ -317,7 +324,9 @@ def _finish_batch(key, table, pixels, rows, augment):
     datasets = table.dataset[labels]
     if _augments(table, augment):
         pixels = _augmented(jax.random.fold_in(key, 1), table, pixels, datasets)
-    return _normalise(table, _scaled(pixels), datasets), labels
+    else:
+        pixels = _scaled(pixels)
+    return _normalise(table, pixels, datasets), labels
 
 
 def _augments(table, augment):
@@ -331,8 +340,8 @@ def _augmented(key, table, pixels, datasets):
 
 
 def _scaled(pixels):
-    """Bytes as floats in 0..1, which augmented pixels are already."""
-    return pixels.astype(jnp.float32) / 255 if pixels.dtype == jnp.uint8 else pixels
+    """Bytes as floats in 0..1."""
+    return pixels.astype(jnp.float32) / 255
 
 
 def _normalise(table, scaled, datasets):
