@@ -108,6 +108,10 @@ def _uncorrected(row: Row) -> bool:
     return row.get("p_value") is not None and row["p_value"] < LEVEL and not significant(row)
 
 
+def _without_holm(row: Row) -> str:
+    return f" (p {p_text(row['p_value'])} uncorrected)" if _uncorrected(row) else ""
+
+
 def _answer(rows: Sequence[Row]) -> str:
     """Whether diversity predicts a metric, over the methods of one test set."""
     known = [row for row in rows if row["r2"] is not None]
@@ -166,11 +170,7 @@ def _correlations(rows: Sequence[Row], metric: str) -> list[str]:
         lines.append(f"R² differs from zero; change of {metric} per .01 of diversity: {each}.")
     rest = [row for row in known if not significant(row)]
     if rest:
-        each = "; ".join(
-            f"{method_name(row['method'])} {r2_cell(row)}"
-            + (f" (p {p_text(row['p_value'])} uncorrected)" if _uncorrected(row) else "")
-            for row in rest
-        )
+        each = "; ".join(f"{method_name(row['method'])} {r2_cell(row)}{_without_holm(row)}" for row in rest)
         lines.append(f"No significant difference from zero: {each}.")
     for note in dict.fromkeys(row["note"] for row in rows if row.get("note")):
         mine = [row for row in rows if row.get("note") == note]
@@ -286,7 +286,7 @@ def _effects(rows: Sequence[Row]) -> str:
     several = len({row["test_set"] for row in rows}) > 1
     where = lambda row: method_name(row["method"]) + (f" ({row['test_set']})" if several else "")
     change = lambda row: "+" * (row["effect"] > 0) + span(row["effect"], row.get("low"), row.get("high"), 3)
-    each = lambda row: f"{where(row)} {change(row)}"
+    each = lambda row: f"{where(row)} {change(row)}{_without_holm(row)}"
     found = [row for row in known if significant(row)]
     rest = [row for row in known if not significant(row)]
     text = []

@@ -1,5 +1,8 @@
 """Real images as benchmarks: Omniglot whole, a sample of Mini-ImageNet, and their union."""
 
+import json
+import subprocess
+import sys
 import zipfile
 
 import jax
@@ -65,6 +68,35 @@ def test_mini_imagenet_has_its_64_16_20_classes(mini_imagenet):
     stored, facts = mini_imagenet
     assert [facts[split]["classes"] for split in benchmarks.SPLITS] == [64, 16, 20]
     assert facts["left_out"] == [] and (stored.count == 60).all()
+
+
+PREPARING = """
+import json, sys
+from pathlib import Path
+import jax
+from jaxdiv.data import benchmarks, store
+from jaxdiv.data.benchmarks import DataSettings
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+jax.device_count()
+before = peak()
+into = Path(sys.argv[2]) / "table"
+benchmarks.prepare("mini_imagenet", 84, DataSettings(sys.argv[1], sys.argv[2], partial=True), into)
+print(json.dumps([peak() - before, store.read_table(into).images.nbytes]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak memory is read from /proc")
+def test_preparing_takes_less_than_twice_the_sets_final_size_in_memory(real, tmp_path):
+    line = [sys.executable, "-c", PREPARING, str(real), str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    taken, size = json.loads(done.stdout.splitlines()[-1])
+    assert size == 6000 * 84 * 84 * 3
+    assert taken < 2 * size, f"{taken / 2**20:.0f} MB for a table of {size / 2**20:.0f} MB"
+    print(taken / 2**20, size / 2**20)
 
 
 def test_mini_imagenet_normalises_to_about_mean_0_and_std_1(mini_imagenet):
