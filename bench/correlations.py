@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from jaxdiv import inference, resampling
 
@@ -80,23 +80,6 @@ def jackknife(statistic: Callable, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return statistic(*(np.stack([v[row] for row in others]) for v in (x, y)))
 
 
-def sharpened(r: float, n: int) -> tuple[float, float]:
-    """The interval of R² that covers exactly 95% if |z| is a folded normal: where no value above it could be missed,
-    its lower end takes the whole 5%, not 2.5%. The candidate that `r2_interval` was weighed against."""
-    scale, z = math.sqrt(n - 3), special.ndtri(0.975)
-    at = math.atanh(abs(r)) * scale
-    high = math.tanh((at + z) / scale) ** 2
-    if at <= z:
-        return 0.0, high
-
-    def excess(mean: float) -> float:
-        beyond = special.ndtr(mean - at) + special.ndtr(-mean - at)
-        reach = max(0.0, mean - z)
-        return beyond - 0.05 + special.ndtr(reach - mean) - special.ndtr(-reach - mean)
-
-    return math.tanh(optimize.brentq(excess, 0, at) / scale) ** 2, high
-
-
 def closed_forms(x: np.ndarray, y: np.ndarray, error: float) -> dict[str, tuple[str, tuple[float, float]]]:
     """The closed-form intervals of one study: what each is of (a field of Studies), and its ends."""
     n = len(x)
@@ -105,13 +88,13 @@ def closed_forms(x: np.ndarray, y: np.ndarray, error: float) -> dict[str, tuple[
     r, rank = float(resampling.row_pearson(x, y)), float(resampling.row_spearman(x, y))
     found = {
         "r, Fisher's z *": ("r", inference.r_interval(r, n)),
-        "R², Fisher's z *": ("r2", inference.r2_interval(r, n)),
-        "R², Fisher's z, sharpened": ("r2", sharpened(r, n)),
+        "R², |Fisher's z| *": ("r2", inference.r2_interval(r, n)),
+        "R², Fisher's z, the square of r's": ("r2", inference.squared(*inference.r_interval(r, n))),
         "slope, Student's t *": ("slope", (fit.slope - half, fit.slope + half)),
         "Spearman, Bonett & Wright *": ("spearman", inference.spearman_interval(rank, n)),
     }
     if error:
-        found["R², Fisher's z *, of R² without noise"] = ("r2_true", inference.r2_interval(r, n))
+        found["R², |Fisher's z| *, of R² without noise"] = ("r2_true", inference.r2_interval(r, n))
         share = inference.reliability(x, np.full(n, error)) * inference.reliability(y, np.full(n, error))
         if share > 0:
             found["R² corrected for noise *, of R² without noise"] = ("r2_true", inference.corrected(r, n, share)[1:])

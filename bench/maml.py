@@ -73,7 +73,6 @@ class Job(NamedTuple):
 class Run(NamedTuple):
     seconds: float
     cpu_share: float  # of the cores' time
-    megabytes: float  # above what was held before the step
 
 
 @dataclass
@@ -81,11 +80,13 @@ class Result:
     compiling: float = 0.0
     first: float = 0.0
     peak: float = float("nan")  # MB of the whole process, compilation included
+    step: float = float("nan")  # MB of a meta-step, at its peak, above what was in use before it
     runs: list[Run] = field(default_factory=list)
 
 
 def _set_up(side: str, job: Job, commands: sides.Commands) -> str:
-    """In the side's process: `first` compiles, `timed` runs a meta-step, `gradient` gives it in PyTorch's layouts."""
+    """In the side's process: `first` compiles, `timed` runs a meta-step, `memory` too and gives its megabytes, `gradient`
+    gives it in PyTorch's layouts."""
     make = _jax_side if side.startswith(("jaxdiv", "textbook")) else _torch_side
     step, gradient, note = make(side, job)
 
@@ -96,15 +97,22 @@ def _set_up(side: str, job: Job, commands: sides.Commands) -> str:
 
     def timed() -> Run:
         gc.collect()
-        sides.forget_peak()
-        before, start, cpu = sides.resident(), time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         compiling = step()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         if compiling:
             raise RuntimeError("it compiled again")
-        return Run(seconds, cpu / seconds / job.threads, sides.peak() - before)
+        return Run(seconds, cpu / seconds / job.threads)
 
-    commands.update(first=first, timed=timed, gradient=gradient)
+    def memory() -> float:
+        gc.collect()
+        sides.give_back()
+        sides.forget_peak()
+        before = sides.resident()
+        step()
+        return sides.peak() - before
+
+    commands.update(first=first, timed=timed, memory=memory, gradient=gradient)
     return note
 
 
@@ -296,6 +304,9 @@ def measure(case: str, first_order: bool, steps: int, wanted: Sequence[str], tim
                 if (run := ask(side, "timed")) is not None:
                     result.runs.append(run)
                     sides.complain(f"round {number + 1}: {side} {run.seconds:.3f} s")
+        for side in list(workers):
+            if (megabytes := ask(side, "memory")) is not None:
+                results[side].step = megabytes
     finally:
         for worker in workers.values():
             worker.close()
@@ -354,7 +365,7 @@ def table(
             f"{rate:.1f}",
             f"{rate / gemm:.0%}",
             f"{result.first - seconds[side] if compiled else result.compiling:.1f}",
-            f"{max(run.megabytes for run in result.runs):.0f}",
+            f"{result.step:.0f}",
             f"{result.peak:.0f}",
         ]
         say(f"| {' | '.join(cells)} |")
@@ -373,8 +384,8 @@ Meta-batch of {tasks} tasks, 5-way 5-shot, 15 queries, {threads} core(s), synthe
 {repeats} round(s), the sides in turn; with one core its own seconds, so that another job's turns do not count. *Best
 peer takes*: how many times this row's seconds. GFLOP/s: twice the
 multiply-adds of the convolutions that a meta-step without recomputation needs; *of gemm*: of the faster float32 gemm.
-Compile: tracing and compiling, not in the seconds. Step MB: the peak during a meta-step above what the process held
-before it; process MB: the peak of its life until the first step's end, libraries and compilation included."""
+Compile: tracing and compiling, not in the seconds. Step MB: the peak during a meta-step of one more step, above what
+was in use before it; process MB: the peak of its life until the first step's end, libraries and compilation included."""
 
 
 def main(argv: list[str]) -> int:

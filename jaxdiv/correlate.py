@@ -89,8 +89,8 @@ def varies(values: np.ndarray) -> bool:
 def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> RSquared:
     """R² of the degree-1 fit y = slope·x + intercept: the squared Pearson correlation.
 
-    The p-value is two-sided against r = 0 (SciPy's `pearsonr`); `low` and `high` bound R² by the 95% Fisher-z
-    interval of r. Input that leaves something undefined (fewer than 3 points, no variance) gives None there
+    The p-value is two-sided against r = 0 (SciPy's `pearsonr`); `low` and `high` bound R² by the 95% `r2_interval`.
+    Input that leaves something undefined (fewer than 3 points, no variance) gives None there
     and a `note`. Raises InputError where x and y differ in length, are not one-dimensional, or not finite.
     """
     xs, ys = np.asarray(x, float), np.asarray(y, float)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
+from scipy import optimize, special
 
 
 def r_interval(r: float, n: int) -> tuple[float, float]:
@@ -26,8 +26,28 @@ def r_interval(r: float, n: int) -> tuple[float, float]:
 
 
 def r2_interval(r: float, n: int) -> tuple[float, float]:
-    """The 95% interval of r² that follows from `r_interval`: from 0 where the interval of r holds 0."""
-    return squared(*r_interval(r, n))
+    """The 95% interval of r² over `n` points: the squares that a two-sided 5% test on |Fisher's z| does not reject.
+
+    In units of its standard error |z| is a folded normal. Where r² is large the test is that of `r_interval`, 2.5% on
+    either side. Where it is small |z| cannot be too small for it, and the far side takes what is left of the 5%: the
+    square of `r_interval` would cover up to 97.5% there. It begins at 0 exactly where `r_interval` holds 0, and ends
+    at the larger square of its ends. With n ≤ 3 all of [0, 1].
+    """
+    low, high = (abs(end) for end in r_interval(r, n))
+    if n <= 3 or abs(r) >= 1:
+        return (0.0, 1.0) if n <= 3 else (1.0, 1.0)
+    usual, root = float(special.ndtri(0.975)), math.sqrt(n - 3)
+    z = math.atanh(abs(r)) * root
+    if z <= usual:
+        return 0.0, max(low, high) ** 2
+
+    def excess(mean: float) -> float:
+        """By how much P(|z| as large) and what is rejected for a small |z| exceed 5% together."""
+        beyond = special.ndtr(mean - z) + special.ndtr(-mean - z)
+        least = max(0.0, mean - usual)
+        return float(beyond + special.ndtr(least - mean) - special.ndtr(-least - mean) - 0.05)
+
+    return math.tanh(optimize.brentq(excess, 0, z) / root) ** 2, max(low, high) ** 2
 
 
 def squared(low: float, high: float) -> tuple[float, float]:
@@ -67,7 +87,7 @@ def reliability(values: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) 
 
 
 def corrected(r: float, n: int, share: float) -> tuple[float, float, float]:
-    """R² and its 95% interval as they would be without noise: `r_interval` over √share, squared, at most 1.
+    """R² and its 95% interval as they would be without noise: `r2_interval` over share, at most 1.
 
     share: the reliability of x times that of y, above 0, taken as exact. Source: Spearman 1904.
     """

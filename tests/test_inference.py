@@ -134,8 +134,20 @@ def test_default_intervals_cover_the_truth_in_95_of_100_studies(n, r2):
     shares = held / STUDIES
     assert abs(shares[0] - 0.95) < SLACK
     assert 0.93 - SLACK < shares[1] < 0.97 + SLACK
-    # R² does not know r's sign: up to .975 where the interval of r reaches below 0.
-    assert 0.95 - SLACK < shares[2] < 0.975 + SLACK
+    assert abs(shares[2] - 0.95) < SLACK
+
+
+def test_r2_interval_covers_95_of_100_where_fishers_z_is_normal_and_begins_at_0_where_that_of_r_holds_0():
+    n, root = 12, 3.0
+    z = np.linspace(0.002, 12, 4000)
+    ends = np.arctanh(np.sqrt([inference.r2_interval(math.tanh(v / root), n) for v in z])) * root
+    assert (np.diff(ends, axis=0) >= -1e-9).all()  # both ends rise with |r|
+    for mean in (0.0, 0.1, 0.5, 1.0, 1.7, 2.0, 2.5, 3.0, 5.0):
+        density = stats.norm.pdf(z - mean) + stats.norm.pdf(z + mean)
+        held = (ends[:, 0] <= mean) & (mean <= ends[:, 1])
+        assert (density * held).sum() * (z[1] - z[0]) == pytest.approx(0.95, abs=0.004), mean
+    for v, (low, _) in zip(z, ends, strict=True):
+        assert (low == 0) == (inference.r_interval(math.tanh(v / root), n)[0] <= 0)
 
 
 def test_a_difference_of_two_r2_is_covered_and_equal_ones_are_told_apart_in_at_most_5_of_100():
