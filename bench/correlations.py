@@ -88,13 +88,13 @@ def closed_forms(x: np.ndarray, y: np.ndarray, error: float) -> dict[str, tuple[
     r, rank = float(resampling.row_pearson(x, y)), float(resampling.row_spearman(x, y))
     found = {
         "r, Fisher's z *": ("r", inference.r_interval(r, n)),
-        "R², |Fisher's z| *": ("r2", inference.r2_interval(r, n)),
+        "R², folded z *": ("r2", inference.r2_interval(r, n)),
         "R², Fisher's z, the square of r's": ("r2", inference.squared(*inference.r_interval(r, n))),
         "slope, Student's t *": ("slope", (fit.slope - half, fit.slope + half)),
         "Spearman, Bonett & Wright *": ("spearman", inference.spearman_interval(rank, n)),
     }
     if error:
-        found["R², |Fisher's z| *, of R² without noise"] = ("r2_true", inference.r2_interval(r, n))
+        found["R², folded z *, of R² without noise"] = ("r2_true", inference.r2_interval(r, n))
         share = inference.reliability(x, np.full(n, error)) * inference.reliability(y, np.full(n, error))
         if share > 0:
             found["R² corrected for noise *, of R² without noise"] = ("r2_true", inference.corrected(r, n, share)[1:])
@@ -169,7 +169,7 @@ def compared(x: np.ndarray, y: np.ndarray, other: np.ndarray) -> tuple[tuple[flo
     n, (r1, r2, r12) = len(x), (float(resampling.row_pearson(*pair)) for pair in ((x, y), (x, other), (y, other)))
     r12 *= math.copysign(1, r1 * r2)
     r1, r2 = abs(r1), abs(r2)
-    ends = [(r * r, *inference.r2_interval(r, n)) for r in (r1, r2)]
+    ends = [(r * r, *inference.squared(*inference.r_interval(r, n))) for r in (r1, r2)]
     interval = inference.difference_interval(*ends, inference.overlap(r1, r2, r12))
     return interval, inference.williams(r1, r2, r12, n)[1]
 

@@ -158,7 +158,7 @@ def test_a_difference_of_two_r2_is_covered_and_equal_ones_are_told_apart_in_at_m
     held = rejected = 0
     for r1, r2_, r12 in zip(row_pearson(x, y), row_pearson(x, other), row_pearson(y, other), strict=True):
         a, b, cross = abs(r1), abs(r2_), r12 * math.copysign(1, r1 * r2_)
-        ends = [(v * v, *inference.r2_interval(v, n)) for v in (a, b)]
+        ends = [(v * v, *inference.squared(*inference.r_interval(v, n))) for v in (a, b)]
         low, high = inference.difference_interval(*ends, inference.overlap(a, b, cross))
         held += low <= 0 <= high
         rejected += inference.williams(a, b, cross, n)[1] < 0.05
