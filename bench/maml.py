@@ -85,8 +85,8 @@ class Result:
 
 
 def _set_up(side: str, job: Job, commands: sides.Commands) -> str:
-    """In the side's process: `first` compiles, `timed` runs a meta-step, `memory` too and gives its megabytes, `gradient`
-    gives it in PyTorch's layouts."""
+    """In the side's process: `first` compiles, `timed` runs a meta-step, `memory` runs one for its megabytes,
+    `gradient` gives the meta-gradient in PyTorch's layouts."""
     make = _jax_side if side.startswith(("jaxdiv", "textbook")) else _torch_side
     step, gradient, note = make(side, job)
 
@@ -384,8 +384,8 @@ Meta-batch of {tasks} tasks, 5-way 5-shot, 15 queries, {threads} core(s), synthe
 {repeats} round(s), the sides in turn; with one core its own seconds, so that another job's turns do not count. *Best
 peer takes*: how many times this row's seconds. GFLOP/s: twice the
 multiply-adds of the convolutions that a meta-step without recomputation needs; *of gemm*: of the faster float32 gemm.
-Compile: tracing and compiling, not in the seconds. Step MB: the peak during a meta-step of one more step, above what
-was in use before it; process MB: the peak of its life until the first step's end, libraries and compilation included."""
+Compile: tracing and compiling, not in the seconds. Step MB: the peak of one more meta-step above
+what was in use before it; process MB: of the process until the first step's end, libraries and compilation included."""
 
 
 def main(argv: list[str]) -> int:

@@ -336,8 +336,8 @@ def differences(points: Sequence[Mapping[str, Any]], draws: int = 9999, seed: in
     """Whether two methods' R² differ, per pair of methods, metric and test set, over the benchmarks both have.
 
     Rows have DIFFERENCE_COLUMNS: `difference` is r2 of `method` minus that of `other`, the earlier in METHODS. low,
-    high: `difference_interval` of the two r's intervals, squared, which knows that the methods share benchmarks and their
-    diversity. boot_low, boot_high: percentiles over resamples as in `correlations`, both methods' values of a
+    high: `difference_interval` of the two r's intervals, squared, which knows that the methods share benchmarks and
+    their diversity. boot_low, boot_high: percentiles over resamples as in `correlations`, both methods' values of a
     benchmark together. statistic, p_value: `williams`, of the two |r|, since R² does not know their signs. p_holm:
     over the rows of a metric and test set; decided: p_holm < .05. Undefined numbers are None, and `note` says why.
     """

@@ -9,7 +9,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import evaluate, maml, pretrain, report, subsets, survey, task2vec, train
+from jaxdiv import evaluate, report, subsets, task2vec, train
 from jaxdiv.analysis import STATISTICS, analyse
 from jaxdiv.curves import Curve, read_curve, write_curves
 from jaxdiv.data import benchmarks, store, synthetic
@@ -30,10 +30,10 @@ from jaxdiv.data.folder import fingerprint
 from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distances
 from jaxdiv.embedding import embed_benchmark
 from jaxdiv.learner import Learner
-from jaxdiv.nets.network import Network, make_network
+from jaxdiv.methods import inner_loop, make_learner, with_steps
 from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
-from jaxdiv.settings import ADAPTS, METHODS, STAGES, benchmark_names, check, fixed_test_set, weights_file
-from jaxdiv.units import Report, Result, Unit, needed, provenance, replacing
+from jaxdiv.settings import METHODS, STAGES, benchmark_names, check, fixed_test_set, weights_file
+from jaxdiv.units import Report, Result, Unit, provenance, replacing
 
 
 def _key(seed: int, *purpose: Any) -> jax.Array:
@@ -266,7 +266,7 @@ class Maker:
         supervised = METHODS[method] is None
         mine = config.pt if supervised else config.maml
         if not supervised and mine.train_inner_steps:
-            method = _with_steps(method, mine.train_inner_steps)  # methods that differ in the test alone share it
+            method = with_steps(method, mine.train_inner_steps)  # methods that differ in the test alone share it
         tasks = training.pop("validation_tasks")
         if not training["validate_every"]:
             training.pop("patience")
@@ -313,7 +313,7 @@ class Maker:
             return {**found, "train_classes": classes, "train_images": len(table.images)}, {}
 
         name = f"train/{benchmark}/{method}/seed{seed}"
-        steps, first_order = _inner(method) or (0, True)
+        steps, first_order = inner_loop(method) or (0, True)
         cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 140
         return self.unit(name, settings, run, self._inputs(benchmark, config.learner.pixels), cost)
 
@@ -365,23 +365,6 @@ class Maker:
         sample = lambda key, number: sample_tasks(key, table, **self.task, tasks=number)
         key = _key(self.config.seed, purpose, where)
         return evaluate.evaluate(learner, params, carried, sample, key, tasks, progress=progress)
-
-    def survey(self, units: Iterable[Unit], console: Console) -> None:
-        """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
-        measured = [needed(unit, "report") for unit in units if unit.stage == "diversity"]
-        rows = [unit.result for unit in measured]
-        distances = {
-            row["benchmark"]: pairwise_distances(unit.arrays()["embeddings"], row["distance"])
-            for row, unit in zip(rows, measured, strict=True)
-        }
-        drawn = survey.write_survey(self.workdir / "report", rows, distances)
-        console.print(survey.paper_table())
-        console.print(report.terminal_tables(rows, [], width=console.width)[0])
-        for unit in units:
-            if unit.stage == "prepare" and (lost := unit.result["left_out"]):
-                console.print(f"{unit.name}: left out {len(lost)}: {', '.join(lost[:5])}", markup=False, soft_wrap=True)
-        for path in drawn:
-            console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
 
     def _curves(self) -> list[Curve]:
         """How training went, of what is trained."""
@@ -441,52 +424,7 @@ class Maker:
         maml_settings = (inner.inner_rate, inner.remat, inner.adapts, inner.learned_rates, inner.summed)
         where = (net.net, net.pixels, net.width, net.dropout, net.compute)
         dropout = self.config.evaluation.dropout
-        return _learner(method, where, self.task["ways"], classes, net.batch_norm, maml_settings, dropout, mesh)
-
-
-def _inner(method: str) -> tuple[int, bool] | None:
-    """A method's inner steps and whether it is first order: `METHODS`, and MAML of any other number of steps."""
-    if method in METHODS:
-        return METHODS[method]
-    order, _, steps = method.split("_")
-    return int(steps), order == "fo"
-
-
-def _with_steps(method: str, steps: int) -> str:
-    return f"{method.rpartition('_')[0]}_{steps}"
-
-
-# Cached, so that a method compiles once for all benchmarks: jit knows a function by its identity.
-@cache
-def _learner(
-    method: str,
-    net: tuple,
-    ways: int,
-    classes: int,
-    batch_norm: str,
-    inner: tuple,
-    dropout: bool,
-    mesh: Mesh | None,
-) -> Learner:
-    kind, (rate, remat, adapts, learned_rates, summed) = _inner(method), inner
-    if kind is None:
-        return pretrain.learner(_network(*net, classes), ways, batch_norm)
-    return maml.learner(
-        _network(*net, ways),
-        *(kind[0], rate, kind[1]),
-        remat=remat,
-        adapts=ADAPTS[adapts],
-        learned_rates=learned_rates,
-        batch_norm=batch_norm,
-        test_dropout=dropout,
-        summed=summed,
-        mesh=mesh,
-    )
-
-
-@cache
-def _network(name: str, pixels: int, width: int, dropout: float, compute: str, ways: int) -> Network:
-    return make_network(name, ways, pixels, width, dropout, compute)
+        return make_learner(method, where, self.task["ways"], classes, net.batch_norm, maml_settings, dropout, mesh)
 
 
 @lru_cache(maxsize=1)

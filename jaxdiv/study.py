@@ -8,7 +8,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import report, train
+from jaxdiv import report, survey, train
+from jaxdiv.diversity import pairwise_distances
 from jaxdiv.errors import InputError
 from jaxdiv.plan import Maker
 from jaxdiv.progress import Watch
@@ -46,7 +47,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
         maker.show_data(units, console)
     if not config.methods:
         if "report" in stages:
-            maker.survey(units, console)
+            _show_survey(units, workdir / "report", console)
         return 1 if failures else 0
     correlated = maker.correlation(units)
     if "correlate" in stages and not correlated.done:
@@ -106,6 +107,24 @@ def _show_report(unit: Unit, page: Path, console: Console) -> None:
     for table in report.terminal_tables(found["diversity"], found["correlations"], width=console.width):
         console.print(table)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def _show_survey(units: Iterable[Unit], folder: Path, console: Console) -> None:
+    """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
+    measured = [needed(unit, "report") for unit in units if unit.stage == "diversity"]
+    rows = [unit.result for unit in measured]
+    distances = {
+        row["benchmark"]: pairwise_distances(unit.arrays()["embeddings"], row["distance"])
+        for row, unit in zip(rows, measured, strict=True)
+    }
+    drawn = survey.write_survey(folder, rows, distances)
+    console.print(survey.paper_table())
+    console.print(report.terminal_tables(rows, [], width=console.width)[0])
+    for unit in units:
+        if unit.stage == "prepare" and (lost := unit.result["left_out"]):
+            console.print(f"{unit.name}: left out {len(lost)}: {', '.join(lost[:5])}", markup=False, soft_wrap=True)
+    for path in drawn:
+        console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _silent(share: float, note: str) -> None:

@@ -106,7 +106,7 @@ def adjust(image: Float[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
 
     def step(image: Array, drawn: tuple[Array, Array]) -> tuple[Array, None]:
         kind, factor = drawn
-        gray = sum(luma * image[..., channel] for channel, luma in enumerate(_LUMA))
+        gray = _LUMA[0] * image[..., 0] + _LUMA[1] * image[..., 1] + _LUMA[2] * image[..., 2]
         target = jnp.where(kind == 2, gray, jnp.where(kind == 1, gray.mean(), 0.0))
         return jnp.clip(factor * image + (1 - factor) * target[..., None], 0, 1), None
 
