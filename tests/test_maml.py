@@ -227,6 +227,17 @@ def test_remat_changes_nothing(first_order):
     assert distance(again, gradient) < 1e-12
 
 
+def test_with_remat_memory_grows_by_the_adapted_parameters_alone():
+    apply, params, tasks = small_conv4()
+    held = []
+    for steps in (5, 20):
+        program = meta_gradient.lower(apply, params, tasks, steps, 0.1, first_order=False, remat=True).compile()
+        held.append(program.memory_analysis().temp_size_in_bytes)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    # Without remat it is 80 times that.
+    assert 0 < held[1] - held[0] <= 15 * size, (held, size)
+
+
 def test_two_steps_are_one_step_twice_and_each_lowers_the_support_loss():
     params, task = mlp_params(), jax.tree.map(lambda a: a[0], random_tasks(1, (4,)))
     on_support = (task.support_images, task.support_labels)
