@@ -33,13 +33,15 @@ def r2_interval(r: float, n: int) -> tuple[float, float]:
     square of `r_interval` would cover up to 97.5% there. It begins at 0 exactly where `r_interval` holds 0, and ends
     at the larger square of its ends. With n ≤ 3 all of [0, 1].
     """
-    low, high = (abs(end) for end in r_interval(r, n))
-    if n <= 3 or abs(r) >= 1:
-        return (0.0, 1.0) if n <= 3 else (1.0, 1.0)
+    if n <= 3:
+        return 0.0, 1.0
+    if abs(r) >= 1:
+        return 1.0, 1.0
+    high = max(end * end for end in r_interval(r, n))
     usual, root = float(special.ndtri(0.975)), math.sqrt(n - 3)
     z = math.atanh(abs(r)) * root
     if z <= usual:
-        return 0.0, max(low, high) ** 2
+        return 0.0, high
 
     def excess(mean: float) -> float:
         """By how much P(|z| as large) and what is rejected for a small |z| exceed 5% together."""
@@ -47,7 +49,7 @@ def r2_interval(r: float, n: int) -> tuple[float, float]:
         least = max(0.0, mean - usual)
         return float(beyond + special.ndtr(least - mean) - special.ndtr(-least - mean) - 0.05)
 
-    return math.tanh(optimize.brentq(excess, 0, z) / root) ** 2, max(low, high) ** 2
+    return math.tanh(optimize.brentq(excess, 0, z) / root) ** 2, high
 
 
 def squared(low: float, high: float) -> tuple[float, float]:
