@@ -1,12 +1,12 @@
 """Task2Vec data diversity, MAML and pre-training in JAX, and what the one says about the other."""
 
-from jaxdiv.correlate import r_squared
 from jaxdiv.data.benchmarks import load_benchmark
 from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.diversity import diversity, pairwise_distances
 from jaxdiv.embedding import embed_benchmark
 from jaxdiv.maml import meta_gradient
 from jaxdiv.nets.weights import load_probe
+from jaxdiv.regression import r_squared
 from jaxdiv.task2vec import embed, fisher, fit_head
 from jaxdiv.version import __version__
 

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, in_words, r_squared, varies
+from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, in_words
 from jaxdiv.inference import holm, p_of_r, r_interval
+from jaxdiv.regression import r_squared, varies
 from jaxdiv.subsets import LEVELS
 
 Point = Mapping[str, Any]

@@ -9,7 +9,8 @@ from typing import Any
 
 from scipy import special
 
-from jaxdiv.correlate import METHODS, METRICS, in_order, r_squared, smallest_significant_r2
+from jaxdiv.correlate import METHODS, METRICS, in_order
+from jaxdiv.regression import r_squared, smallest_significant_r2
 from jaxdiv.wording import AGGREGATES, listed, method_name, p_text, r2_cell, r2_text, short, span, test_set_names
 
 Row = Mapping[str, Any]
@@ -108,7 +109,7 @@ def _uncorrected(row: Row) -> bool:
     return row.get("p_value") is not None and row["p_value"] < LEVEL and not significant(row)
 
 
-def _without_holm(row: Row) -> str:
+def _uncorrected_note(row: Row) -> str:
     return f" (p {p_text(row['p_value'])} uncorrected)" if _uncorrected(row) else ""
 
 
@@ -170,7 +171,7 @@ def _correlations(rows: Sequence[Row], metric: str) -> list[str]:
         lines.append(f"R² differs from zero; change of {metric} per .01 of diversity: {each}.")
     rest = [row for row in known if not significant(row)]
     if rest:
-        each = "; ".join(f"{method_name(row['method'])} {r2_cell(row)}{_without_holm(row)}" for row in rest)
+        each = "; ".join(f"{method_name(row['method'])} {r2_cell(row)}{_uncorrected_note(row)}" for row in rest)
         lines.append(f"No significant difference from zero: {each}.")
     for note in dict.fromkeys(row["note"] for row in rows if row.get("note")):
         mine = [row for row in rows if row.get("note") == note]
@@ -286,7 +287,7 @@ def _effects(rows: Sequence[Row]) -> str:
     several = len({row["test_set"] for row in rows}) > 1
     where = lambda row: method_name(row["method"]) + (f" ({row['test_set']})" if several else "")
     change = lambda row: "+" * (row["effect"] > 0) + span(row["effect"], row.get("low"), row.get("high"), 3)
-    each = lambda row: f"{where(row)} {change(row)}{_without_holm(row)}"
+    each = lambda row: f"{where(row)} {change(row)}{_uncorrected_note(row)}"
     found = [row for row in known if significant(row)]
     rest = [row for row in known if not significant(row)]
     text = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, in_order, trend_band
+from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, in_order
 from jaxdiv.figures import (
     GRID,
     INK,
@@ -23,6 +23,7 @@ from jaxdiv.figures import (
     number_points,
     render,
 )
+from jaxdiv.regression import trend_band
 from jaxdiv.wording import method_name, p_text, plain, r2_text, span
 
 _X = "Task2Vec diversity coefficient\n(cosine distance, 0–1)"

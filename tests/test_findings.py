@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdiv import correlate, findings, published
+from jaxdiv import correlate, findings, published, regression
 
 
 def row(method="pt", metric="accuracy", test_set="own", **more):
@@ -42,7 +42,7 @@ def test_a_falling_relation_is_said_to_fall():
 )
 def test_one_benchmark_is_named_where_leaving_it_out_changes_the_verdict(found, without, said):
     # Over the 11 benchmarks that are left, .36 is the smallest R² that differs from zero.
-    assert 0.1 < correlate.smallest_significant_r2(11) < 0.7
+    assert 0.1 < regression.smallest_significant_r2(11) < 0.7
     text = " ".join(
         words(correlations=[row(**found, influential="omniglot", influential_r2=without)])["Accuracy, own test split"]
     )
@@ -137,4 +137,12 @@ def test_controls_and_effects_say_what_their_rows_say():
     ]
     assert said["The controlled experiment"] == [
         "Accuracy: +.1 of diversity changes it significantly for PT +.020 [.010, .030]."
+    ]
+
+
+def test_an_effect_that_holms_correction_takes_is_named_with_its_p():
+    key = {"method": "pt", "metric": "loss", "test_set": "fixed", "effect": 0.076, "low": 0.03, "high": 0.122}
+    said = words(correlations=[row()], controlled=[key | {"p_value": 0.008, "p_holm": 0.057}])
+    assert said["The controlled experiment"] == [
+        "Cross-entropy: No significant effect of +.1 of diversity for PT +.076 [.030, .122] (p = .008 uncorrected)."
     ]

@@ -67,6 +67,26 @@ def test_p_value_of_r_is_that_of_scipys_pearsonr(r):
     assert inference.p_of_r(r, 2) is None and inference.p_of_r(1.0, 3) == 0
 
 
+def test_fisher_interval_of_the_papers_best_r_spans_from_point_eleven_to_point_eighty_nine():
+    low, high = inference.r_interval(0.645, 12)
+    assert (round(low, 2), round(high, 2)) == (0.11, 0.89)
+    # R² = .416 over 12 benchmarks may be anything from .04 to .79.
+    assert tuple(round(v, 2) for v in inference.r2_interval(0.645, 12)) == (0.04, 0.79)
+
+
+def test_interval_agrees_with_scipy():
+    x, y = np.random.default_rng(1).normal(size=(2, 12))
+    found = stats.pearsonr(x, y)
+    ours = inference.r_interval(float(found.statistic), 12)
+    np.testing.assert_allclose(ours, found.confidence_interval(0.95), rtol=1e-12)
+
+
+def test_r2_interval_starts_at_zero_where_the_interval_of_r_holds_zero():
+    low, high = inference.r2_interval(-0.2, 12)
+    assert low == 0.0
+    assert high == max(v * v for v in inference.r_interval(-0.2, 12))
+
+
 def test_holm_adjusts_by_its_definition_and_passes_over_what_is_undefined():
     found = inference.holm([0.01, None, 0.04, 0.03, 0.005])
     # Sorted: .005·4, .01·3, .03·2, .04·1, none below the one before it.

@@ -54,7 +54,7 @@ class BaseSet:
     """One data set: whose images it has, how its classes are split, and what its pixels look like.
 
     Attributes:
-      source: key of `builders.SOURCES`; two sets may share one.
+      source: key of `sources.SOURCES`; two sets may share one.
       splits: key in splits.json; empty: by order of the classes' names, in the sizes of `sizes`.
       label, listed: what of a record (`class`, or its `group`) is a class here, and what the split's list names.
       look, in_union: alone, and as part of a union, where that differs.
@@ -293,10 +293,10 @@ _CHUNK = 256  # images decoded at once
 
 
 def _read(base, pixels, settings, progress):
-    from jaxdiv.data import builders  # here, since TensorFlow Datasets takes a second to import
+    from jaxdiv.data import builders, sources  # here, since TensorFlow Datasets takes a second to import
 
     facts = BASE_SETS[base]
-    source = builders.SOURCES[facts.source]
+    source = sources.SOURCES[facts.source]
     data_dir = Path(settings.dir) if settings.dir else cache_folder() / "datasets"
     archive_dir = Path(settings.archive_dir) if settings.archive_dir else None
     records, archives = builders.prepare(

@@ -1,4 +1,4 @@
-"""The base data sets from their own archives: TensorFlow Datasets builders that need no TensorFlow.
+"""The base data sets as TensorFlow Datasets builders that need no TensorFlow, from the archives of `sources`.
 
 Each set is stored once as array_record, images as the archive encodes them, under `DATA_DIR/jaxdiv/SET/VERSION`:
 
@@ -9,299 +9,25 @@ own shuffling writer holds a set in memory, and beyond 1 GB needs TensorFlow: it
 """
 
 import hashlib
-import io
 import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import requests
-import scipy.io
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image
 from tensorflow_datasets.core.download import checksums, download_manager, util
 
-from jaxdiv.data.archives import load_arrays, members
-from jaxdiv.data.folder import is_image
+from jaxdiv.data.sources import SOURCES, Archive, Source, read_folders
 from jaxdiv.data.store import locked, writing
 from jaxdiv.errors import InputError
 
 VERSION = "1.0.0"
 _BATCH = 256  # records between two writes of TFDS's metadata
-
-
-class Example(NamedTuple):
-    image: bytes
-    of_class: str
-    group: str
-    file: str
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file of a data set. `sha256`, `md5` and `size` (bytes) are empty where its owners' are not known to us."""
-
-    name: str
-    url: str = ""  # empty: behind a form
-    size: int = 0
-    sha256: str = ""
-    md5: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set comes from.
-
-    Attributes:
-      page: where a person gets it.
-      read: paths of the archives by their names -> examples, in any order.
-      classes, images: what the whole set has.
-      sample: an archive with a folder for each class that is taken where the set's own archives are not there.
-    """
-
-    title: str
-    page: str
-    archives: tuple[Archive, ...]
-    read: Callable[[dict[str, Path]], Iterator[Example]]
-    classes: int
-    images: int
-    channels: int = 3
-    sample: str = ""
-    manual: str = ""  # what is accepted, for a set that cannot be downloaded
-
-
-def read_folders(paths: dict[str, Path], images: str = "", group: bool = False) -> Iterator[Example]:
-    """Examples of archives that have a folder for each class.
-
-    Args:
-      images: the folder that has the classes' folders; empty: anywhere.
-      group: a class is named by its whole path, and its group is the folder that it lies in.
-    """
-    for path in paths.values():
-        for name, file in members(path, lambda name: is_image(name) and name.startswith(images), path.name):
-            folder = PurePosixPath(name).parent
-            of_class = str(folder) if group else folder.name
-            yield Example(file.read(), of_class, folder.parent.name if group else "", name)
-
-
-def _omniglot(paths: dict[str, Path]) -> Iterator[Example]:
-    return read_folders(paths, group=True)
-
-
-def _dtd(paths: dict[str, Path]) -> Iterator[Example]:
-    return read_folders(paths, "dtd/images/")
-
-
-def _birds(paths: dict[str, Path]) -> Iterator[Example]:
-    return read_folders(paths, "CUB_200_2011/images/")
-
-
-def _flowers(paths: dict[str, Path]) -> Iterator[Example]:
-    """`jpg/image_00001.jpg` and on, their classes 1 to 102 in a MATLAB file."""
-    (images, labels) = (paths[name] for name in ("102flowers.tgz", "imagelabels.mat"))
-    try:
-        of_image = scipy.io.loadmat(labels)["labels"].ravel()
-    except Exception as error:  # a damaged file raises nearly anything
-        raise InputError(f"{labels} is no MATLAB file with `labels` ({error}): get it anew") from None
-    for name, file in members(images, is_image, images.name):
-        number = re.fullmatch(r"jpg/image_(\d{5})\.jpg", name)
-        if not number or not 1 <= int(number[1]) <= len(of_image):
-            raise InputError(f"{images}: {name} has no label in {labels.name}: do the two belong together?")
-        yield Example(file.read(), str(of_image[int(number[1]) - 1]), "", name)
-
-
-def _aircraft(paths: dict[str, Path]) -> Iterator[Example]:
-    """Images by number; `images_variant_*.txt` and `images_family_*.txt` have a line `NUMBER NAME` for each."""
-    (path,) = paths.values()
-    labels: dict[str, dict[str, str]] = {"variant": {}, "family": {}}
-    lists = re.compile(r"[^/]+/data/images_(variant|family)_(train|val|test)\.txt")
-    for name, file in members(path, lambda name: bool(lists.fullmatch(name)), path.name):
-        kind = lists.fullmatch(name)[1]  # type: ignore[index]
-        labels[kind] |= dict(line.split(" ", 1) for line in file.read().decode().splitlines() if line)
-    for name, file in members(path, lambda name: is_image(name) and "/data/images/" in name, path.name):
-        number = PurePosixPath(name).stem
-        if number not in labels["variant"] or number not in labels["family"]:
-            raise InputError(f"{path}: {name} has no variant or no family in its lists: get the archive anew")
-        yield Example(file.read(), labels["variant"][number], labels["family"][number], name)
-
-
-def _cifar100(paths: dict[str, Path]) -> Iterator[Example]:
-    """Two pickles of raw pixels and numbered labels, and one of the labels' names."""
-    (path,) = paths.values()
-    wanted = [f"cifar-100-python/{part}" for part in ("meta", "train", "test")]
-    found = {name: _named(load_arrays(file, name)) for name, file in members(path, wanted.__contains__, path.name)}
-    if sorted(found) != sorted(wanted):
-        raise InputError(f"{path} lacks {' and '.join(sorted({*wanted} - {*found}))}: get it anew")
-    fine, coarse = (found[wanted[0]][f"{kind}_label_names"] for kind in ("fine", "coarse"))
-    for part in wanted[1:]:
-        batch = found[part]
-        for pixels, name, label, group in zip(
-            batch["data"], batch["filenames"], batch["fine_labels"], batch["coarse_labels"], strict=True
-        ):
-            image = _png(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
-            yield Example(image, fine[label], coarse[group], f"{part}/{name}")
-
-
-def _mini_imagenet(paths: dict[str, Path]) -> Iterator[Example]:
-    """JPEG files that begin with their class (`n0153282900000005.jpg`) or lie in its folder; or the three pickles
-    `mini-imagenet-cache-{train,val,test}.pkl` of pixels."""
-    (path,) = paths.values()
-    wanted = lambda name: is_image(name) or name.endswith(".pkl")
-    for name, file in members(path, wanted, path.name):
-        if not name.endswith(".pkl"):
-            of_class = re.match(r"n\d{8}", PurePosixPath(name).name) or re.search(r"n\d{8}(?=/)", name)
-            if not of_class:
-                raise InputError(f"{path}: {name} names no WordNet class such as n01532829: is it Mini-ImageNet?")
-            yield Example(file.read(), of_class[0], "", name)
-            continue
-        batch = _named(load_arrays(file, f"{path}: {name}"))
-        for of_class, rows in batch["class_dict"].items():
-            for row in rows:
-                yield Example(_png(batch["image_data"][row]), of_class, "", f"{name}/{row:05}")
-
-
-def _named(batch: Any) -> Any:
-    """Python 2's and 3's pickles alike: text as text."""
-    text = lambda value: value.decode() if isinstance(value, bytes) else value
-    return {
-        text(key): [text(item) for item in value] if isinstance(value, list) else value for key, value in batch.items()
-    }
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
-    return out.getvalue()
-
-
-_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
-_OMNIGLOT = "https://github.com/brendenlake/omniglot"
-# sha256 and sizes: as TensorFlow Datasets registers them, CIFAR-100's Python archive as Keras does. FGVC-Aircraft's
-# MD5 is what public loaders agree on; of Mini-ImageNet nobody publishes anything.
-SOURCES = {
-    "omniglot": Source(
-        "Omniglot",
-        _OMNIGLOT,
-        (
-            Archive(
-                "images_background.zip",
-                f"{_OMNIGLOT}/raw/master/python/images_background.zip",
-                9464212,
-                "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
-            ),
-            Archive(
-                "images_evaluation.zip",
-                f"{_OMNIGLOT}/raw/master/python/images_evaluation.zip",
-                6462886,
-                "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
-            ),
-        ),
-        _omniglot,
-        1623,
-        32460,
-        channels=1,
-        sample="omniglot_png.zip",
-    ),
-    "mini_imagenet": Source(
-        "Mini-ImageNet",
-        "https://github.com/renmengye/few-shot-ssl-public",
-        (Archive("mini-imagenet.tar.gz"),),
-        _mini_imagenet,
-        100,
-        60000,
-        sample="miniimagenet_sample.tar",
-        manual="1.1 GB with the three pickles mini-imagenet-cache-*.pkl; a .tar or .zip of the 60000 JPEG files, "
-        "each in its class's folder or named as n0153282900000005.jpg, will do under the same name",
-    ),
-    "cifar100": Source(
-        "CIFAR-100",
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
-        (
-            Archive(
-                "cifar-100-python.tar.gz",
-                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-                169001437,
-                "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-            ),
-        ),
-        _cifar100,
-        100,
-        60000,
-    ),
-    "aircraft": Source(
-        "FGVC-Aircraft",
-        f"{_VGG}/fgvc-aircraft/",
-        (
-            Archive(
-                "fgvc-aircraft-2013b.tar.gz",
-                f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-                md5="d4acdd33327262359767eeaa97a4f732",
-            ),
-        ),
-        _aircraft,
-        100,
-        10000,
-    ),
-    "flower": Source(
-        "VGG Flower 102",
-        f"{_VGG}/flowers/102/",
-        (
-            Archive(
-                "102flowers.tgz",
-                f"{_VGG}/flowers/102/102flowers.tgz",
-                344862509,
-                "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
-            ),
-            Archive(
-                "imagelabels.mat",
-                f"{_VGG}/flowers/102/imagelabels.mat",
-                502,
-                "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
-            ),
-        ),
-        _flowers,
-        102,
-        8189,
-        sample="flowers_sample.tar",
-    ),
-    "dtd": Source(
-        "DTD",
-        f"{_VGG}/dtd/",
-        (
-            Archive(
-                "dtd-r1.0.1.tar.gz",
-                f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz",
-                625239812,
-                "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
-            ),
-        ),
-        _dtd,
-        47,
-        5640,
-        sample="dtd_sample.tar",
-    ),
-    "cu_birds": Source(
-        "CUB-200-2011",
-        "https://data.caltech.edu/records/65de6-vp158",
-        (
-            Archive(
-                "CUB_200_2011.tgz",
-                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
-                1150585339,
-                "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
-            ),
-        ),
-        _birds,
-        200,
-        11788,
-    ),
-}
 
 
 class _Config(tfds.core.BuilderConfig):

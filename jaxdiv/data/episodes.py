@@ -279,9 +279,7 @@ def _finish_tasks(key, table, parts, ways, shots, queries, tasks, augment):
                 turned = jnp.stack([jnp.rot90(pixels, quarter, (2, 3)) for quarter in range(4)])
                 pixels = turned[turns, jnp.arange(ways)]
             flat = pixels.reshape(-1, *pixels.shape[2:])
-            datasets = jnp.full(len(flat), dataset)
-            scaled = _augmented(for_part, table, flat, datasets) if _augments(table, augment) else _scaled(flat)
-            done.append(_normalise(table, scaled, datasets))
+            done.append(_seen(for_part, table, flat, jnp.full(len(flat), dataset), augment))
         return done
 
     support, query = jax.vmap(finish)(jax.random.split(key, tasks), parts)
@@ -322,21 +320,15 @@ def _draw_batch(key, images, size):
 def _finish_batch(key, table, pixels, rows, augment):
     labels = jnp.searchsorted(table.first, rows, side="right") - 1
     datasets = table.dataset[labels]
-    if _augments(table, augment):
-        pixels = _augmented(jax.random.fold_in(key, 1), table, pixels, datasets)
-    else:
-        pixels = _scaled(pixels)
-    return _normalise(table, pixels, datasets), labels
+    return _seen(jax.random.fold_in(key, 1), table, pixels, datasets, augment), labels
 
 
-def _augments(table, augment):
-    return augment and set(table.augmentation) != {Augmentation()}
-
-
-def _augmented(key, table, pixels, datasets):
-    """Pixels [images, h, w, c] in 0..1, augmented as each one's data set is."""
+def _seen(key, table, pixels, datasets, augment):
+    """Images [images, h, w, c] as a network sees them: normalised, if asked for augmented as their data sets are."""
+    if not augment or set(table.augmentation) == {Augmentation()}:
+        return _normalise(table, _scaled(pixels), datasets)
     kinds = [jnp.asarray(values)[datasets] for values in zip(*table.augmentation, strict=True)]
-    return augment_images(key, pixels, Augmentation(*kinds))  # type: ignore[arg-type]
+    return _normalise(table, augment_images(key, pixels, Augmentation(*kinds)), datasets)  # type: ignore[arg-type]
 
 
 def _scaled(pixels):
