@@ -286,7 +286,7 @@ def _effects(rows: Sequence[Row]) -> str:
         return "No effect could be estimated."
     several = len({row["test_set"] for row in rows}) > 1
     where = lambda row: method_name(row["method"]) + (f" ({row['test_set']})" if several else "")
-    change = lambda row: "+" * (row["effect"] > 0) + span(row["effect"], row.get("low"), row.get("high"), 3)
+    change = lambda row: "+" * (row["effect"] >= 0.0005) + span(row["effect"], row.get("low"), row.get("high"), 3)
     each = lambda row: f"{where(row)} {change(row)}{_uncorrected_note(row)}"
     found = [row for row in known if significant(row)]
     rest = [row for row in known if not significant(row)]

@@ -146,3 +146,5 @@ def test_an_effect_that_holms_correction_takes_is_named_with_its_p():
     assert said["The controlled experiment"] == [
         "Cross-entropy: No significant effect of +.1 of diversity for PT +.076 [.030, .122] (p = .008 uncorrected)."
     ]
+    said = words(correlations=[row()], controlled=[key | {"effect": 0.0004, "p_value": 0.97, "p_holm": 1.0}])
+    assert "for PT <.001 [" in said["The controlled experiment"][0]
