@@ -1,4 +1,4 @@
-"""The controlled experiment: does diversity itself help? Subsets of one pool, of one size and one mixture.
+"""The controlled experiment: does diversity itself help? Subsets of one pool, of equal size and mixture.
 
     python launch.py --config=configs/controlled.py --workdir=study-controlled
     python launch.py --config=configs/controlled.py:real --workdir=study-controlled-real --config.data.archive_dir=DIR
@@ -11,7 +11,7 @@ tested on the pool's held-out classes, the same tasks for all. The report estima
 
 from ml_collections import ConfigDict
 
-from configs import default, sample
+from jaxdiv.configs import default, sample
 
 
 def get_config(data: str = "generated") -> ConfigDict:

@@ -9,7 +9,7 @@ by --config.probe.weights=FILE. mine/report holds the coefficient with its inter
 
 from ml_collections import ConfigDict
 
-from configs import default
+from jaxdiv.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Does MAML learn? Conv-4 on Omniglot, 5-way 5-shot, by first and by higher order, and pre-training beside them.
+"""Does MAML learn? Conv-4 on Omniglot, 5-way 5-shot: first order, higher order and pre-training.
 
     python launch.py --config=configs/omniglot.py --workdir=study-omniglot --config.data.archive_dir=DIR \
         --stages=prepare,train,evaluate,correlate,report
@@ -8,7 +8,7 @@ DIR holds Omniglot. Published, for 5-way 1-shot and far longer training: 99.1% (
 
 from ml_collections import ConfigDict
 
-from configs import default
+from jaxdiv.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -1,4 +1,4 @@
-"""The study itself: thirteen benchmarks, ResNet-12, five methods; a job of many days for several accelerators.
+"""The study itself: thirteen benchmarks, ResNet-12, five methods; many days for several accelerators.
 
     python launch.py --config=configs/paper.py --workdir=paper --config.data.archive_dir=DIR --stages=prepare,diversity
     python launch.py --config=configs/paper.py --workdir=paper --config.data.archive_dir=DIR
@@ -17,7 +17,7 @@ R² of accuracy .149 (PT), .168, .152 (FO-MAML 5, 10), .398, .416 (HO-MAML 5, 10
 
 from ml_collections import ConfigDict
 
-from configs import default
+from jaxdiv.configs import default
 from jaxdiv.data.benchmarks import STUDY
 
 

@@ -1,4 +1,4 @@
-"""A small real study: Omniglot, Mini-ImageNet, Flowers and their unions, with an ImageNet ResNet-50 as the probe.
+"""A small real study: Omniglot, Mini-ImageNet, Flowers and their unions, an ImageNet ResNet-50 as probe.
 
     python launch.py --config=configs/sample.py --workdir=study-sample --config.data.archive_dir=DIR
 
@@ -9,7 +9,7 @@ command goes on after an interruption.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from jaxdiv.configs import default
 
 
 def get_config() -> ConfigDict:

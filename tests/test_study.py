@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from configs import default
 from jaxdiv import plan, settings, study
+from jaxdiv.configs import default
 from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -229,7 +229,7 @@ def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
 
 @pytest.mark.parametrize("name", ["default", "sample", "omniglot", "controlled", "paper"])
 def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"jaxdiv.configs.{name}").get_config()
     stages = [unit.stage for unit in plan.Maker(config, tmp_path).plan()]
     assert stages == sorted(stages, key=settings.STAGES.index) and {"prepare", "diversity", "evaluate"} <= {*stages}
     assert ("select" in stages) == (name == "controlled")

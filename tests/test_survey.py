@@ -9,8 +9,8 @@ from PIL import Image
 from rich.console import Console
 from scipy.spatial.distance import pdist, squareform
 
-from configs import folder as folder_config
 from jaxdiv import study, survey
+from jaxdiv.configs import folder as folder_config
 from jaxdiv.diversity import jackknife
 from jaxdiv.errors import InputError
 from jaxdiv.settings import STAGES

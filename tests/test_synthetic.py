@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from configs import default
+from jaxdiv.configs import default
 from jaxdiv.data import benchmarks, store, synthetic
 
 

@@ -1,0 +1,5 @@
+"""`python -m jaxdiv`: the command, where its script is not on the PATH."""
+
+from jaxdiv.cli import main
+
+main()

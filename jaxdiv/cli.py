@@ -1,0 +1,177 @@
+"""The command `jaxdiv` (in a clone also `python launch.py`): the whole study from one line.
+
+The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report; before diversity,
+`select` chooses the subsets of a controlled experiment. Results go to --workdir, one folder per unit of work; a second
+run does only the missing work. WORKDIR/report/report.html is the end of it.
+"""
+
+import ast
+import os
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jaxdiv.errors import InputError, unknown
+
+_HELP = """\
+{program}: how diverse is an image data set, and does that predict how well a model learns from it?
+
+    {program}                                           the embedded study: generated images, minutes on a CPU
+    {program} --config=folder --config.images=DIR       the diversity of your own images, a sub-folder for each class
+    {program} --config=sample --config.data.archive_dir=DIR   a small study of real images
+    {program} --config=PATH.py                          a configuration of your own
+    {program} --config.maml.steps=500                   any field of the configuration
+    {program} --dry_run                                 what would be done
+
+Results go to --workdir. Run the same command again and it does only the missing work.
+WORKDIR/report/report.html is the end of it.
+
+Configurations that come with jaxdiv, for --config (copy one from {configs}):
+{names}
+
+Flags:
+{flags}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command; never returns. argv: the command line, its program first; None: the process's own."""
+    argv = list(sys.argv if argv is None else argv)
+    if {"--help", "-help", "--helpshort", "-h"} & set(argv[1:]):
+        _define_flags([argv[0]])
+        print(_help(argv[0]), end="")
+        sys.exit(0)
+    try:
+        argv = _named(argv)
+        _define_flags(argv)
+    except InputError as error:
+        sys.exit(_fail(str(error)))
+    except (AttributeError, KeyError) as error:  # ml_collections already looks at the command line here
+        sys.exit(_fail(_unknown_field(argv, error)))
+    app.run(_run, argv, flags_parser=_parse)
+    raise AssertionError("app.run exits")
+
+
+def configurations() -> dict[str, Traversable]:
+    """The configurations that come with jaxdiv: name -> file."""
+    files = sorted(resources.files("jaxdiv.configs").iterdir(), key=lambda file: file.name)
+    return {file.name[:-3]: file for file in files if file.name.endswith(".py") and not file.name.startswith("_")}
+
+
+def _define_flags(argv: list[str]) -> None:
+    default = str(configurations()["default"])
+    text = "The study: a name (see above) or a path; and --config.any.field=value to change it."
+    config_flags.DEFINE_config_file("config", default, text, sys_argv=argv)
+    flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
+    stages = "prepare,select,diversity,train,evaluate,correlate,report"
+    flags.DEFINE_list("stages", stages, "Which links of the chain to run, a comma between them.")
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of the first of the processes that train together; `auto` on a TPU pod or SLURM.",
+    )
+    flags.DEFINE_integer("processes", None, "How many processes there are, with --coordinator=HOST:PORT.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator=HOST:PORT.")
+    flags.DEFINE_bool("dry_run", False, "List the units of work and what each would do; write nothing.")
+
+
+def _run(argv: list[str]) -> int:
+    if len(argv) > 1:
+        return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; see --help")
+    import jax
+    from rich.console import Console
+    from threadpoolctl import threadpool_limits
+
+    from jaxdiv import study
+    from jaxdiv.host_memory import keep_freed_memory
+
+    keep_freed_memory()
+    threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxdiv" / "compiled"))
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
+    given = flags.FLAGS
+    try:
+        config = given.config
+        config.keys()  # ml_collections raises what was wrong with the file at the first access
+    except OSError as error:
+        return _fail(f"the configuration file cannot be loaded: {error}")
+    if given.coordinator:
+        found = given.coordinator == "auto"
+        try:
+            jax.distributed.initialize(None if found else given.coordinator, given.processes, given.process_id)
+        except (ValueError, RuntimeError) as error:
+            return _fail(f"--coordinator={given.coordinator}: {str(error).splitlines()[0]}")
+    action = study.dry_run if given.dry_run else study.run
+    try:
+        return action(config, Path(given.workdir), given.stages, Console()) or 0
+    except InputError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the last checkpoint")
+
+
+def _named(argv: list[str]) -> list[str]:
+    """The command line with a configuration's file instead of its name: `--config=folder`, `--config controlled:real`.
+
+    Raises InputError, with the nearest names, for a name that no configuration has and a file that does not exist.
+    """
+    known = configurations()
+
+    def path(given: str) -> str:
+        name, colon, argument = given.partition(":")
+        if name in known:
+            return f"{known[name]}{colon}{argument}"
+        if Path(name).suffix != ".py":
+            raise InputError(f"--config={given}: {unknown('configuration', name, known)}, or the path of a .py file")
+        if not Path(name).is_file():
+            raise InputError(f"--config={given}: no such file; those that come with jaxdiv are {', '.join(known)}")
+        return given
+
+    found = list(argv)
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            if equals:
+                found[i] = f"{flag}={path(value)}"
+            elif i + 1 < len(argv):
+                found[i + 1] = path(argv[i + 1])
+    return found
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's own parsing, with one line for a mistake."""
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(_fail(_unknown_field(argv, error)))
+    except (flags.Error, OSError) as error:
+        sys.exit(_fail(str(error)))
+
+
+def _unknown_field(argv: Sequence[str], error: Exception) -> str:
+    hint = str(error).strip("'\"")
+    given = " ".join(argument for argument in argv if argument.startswith("--config."))
+    return f"unknown configuration field in {given}: {hint}; the file of --config has the names"
+
+
+def _help(program: str) -> str:
+    script = Path(program).name
+    first = lambda file: (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n")[0]
+    return _HELP.format(
+        program="python launch.py" if script == "launch.py" else "jaxdiv",
+        names="\n".join(f"    {name:12}{first(file)}" for name, file in configurations().items()),
+        configs=resources.files("jaxdiv.configs"),
+        flags=flags.FLAGS.module_help(__name__).strip().partition("\n")[2],
+    )
+
+
+def _fail(message: str) -> int:
+    print("error:", " ".join(message.replace("\\n", " ").replace("\\", "").split()), file=sys.stderr)
+    return 1
