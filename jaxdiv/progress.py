@@ -40,7 +40,8 @@ class Watch:
         return self
 
     def __exit__(self, *_) -> None:
-        self._bars.stop()
+        if not self._bars.disable:  # rich before 14.3 would print an empty line
+            self._bars.stop()
 
     def start(self, unit: Unit) -> Report:
         """Show `unit` as the present one; the result reports its share done."""

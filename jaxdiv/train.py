@@ -170,7 +170,7 @@ def make_mesh(batch: int) -> Mesh | None:
     if count == 1:
         return None
     # Auto: XLA finds the sharding of what lies between the batch and the parameters.
-    return jax.make_mesh((count,), ("tasks",), (AxisType.Auto,), devices=devices[:count])
+    return jax.make_mesh((count,), ("tasks",), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
 class _Run:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from sklearn.linear_model import LogisticRegression
 
 from jaxdiv import logistic
@@ -49,7 +50,7 @@ def test_agrees_with_scikit_learn_at_every_scale(shape, scale):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_agrees_with_scikit_learn_to_five_digits_in_float64(shape):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         for scale in SCALES:
             features, labels = problem(shape, scale)
             head = logistic.fit(jnp.asarray(features, jnp.float64), labels, ways=WAYS, C=1.0)
@@ -71,7 +72,7 @@ def test_vmap_fits_problems_of_different_scales_side_by_side():
 
 
 def test_gradient_vanishes_at_the_optimum_in_float64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         features, labels = problem("d > n", 1.0)
         features = jnp.asarray(features, jnp.float64)
 

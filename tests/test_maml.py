@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 from jaxdiv import maml
 from jaxdiv.data.episodes import Task
@@ -23,7 +24,7 @@ meta_loss = compiled(maml.meta_loss)
 
 @pytest.fixture(autouse=True)
 def float64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 
@@ -233,9 +234,10 @@ def test_with_remat_memory_grows_by_the_adapted_parameters_alone():
     for steps in (5, 20):
         program = meta_gradient.lower(apply, params, tasks, steps, 0.1, first_order=False, remat=True).compile()
         held.append(program.memory_analysis().temp_size_in_bytes)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    # Without remat it is 80 times that.
-    assert 0 < held[1] - held[0] <= 15 * size, (held, size)
+    leaves = jax.tree.leaves(params)
+    size = sum(leaf.nbytes for leaf in leaves)
+    # Without remat it is 80 times that. Each leaf's stack may be rounded up to a cache line of 64 bytes.
+    assert 0 < held[1] - held[0] <= 15 * size + 64 * len(leaves), (held, size)
 
 
 def test_two_steps_are_one_step_twice_and_each_lowers_the_support_loss():

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 from bench import layouts
 from jaxdiv import maml
@@ -97,7 +98,7 @@ def meta_gradient(net, first_order, steps, dtype, arrays):
     """Loss, and gradient in PyTorch's order and layouts."""
     side = layouts.last_map(net, NETS[net][1])
     paths = layouts.paths(net)
-    with jax.enable_x64(dtype == np.float64):
+    with enable_x64(dtype == np.float64):
         params = layouts.tree(paths, [jnp.asarray(layouts.to_ours(w, side), dtype) for w in weights(net)])
         operands = params, Task(*(jnp.asarray(a, dtype if a.ndim == 5 else np.int32) for a in arrays))
         loss, gradient = compiled(net, first_order, steps, operands)

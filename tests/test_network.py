@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 from jaxdiv import maml, pretrain
 from jaxdiv.data.episodes import Task
@@ -214,7 +215,7 @@ def test_running_statistics_follow_training_and_serve_the_test(method):
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_the_meta_gradient_is_that_of_the_query_loss_under_each_policy(batch_norm):
     """Central differences in float64: truncation h² = 1e-10, rounding 1e-16 / h = 1e-11."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         learner = maml.learner(NET, 2, 0.1, first_order=False, batch_norm=batch_norm)
         double = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
         params, carried = double(learner.init(jax.random.key(0)))
@@ -245,7 +246,7 @@ def test_anil_adapts_the_head_alone_and_its_gradient_reaches_all():
 
 @pytest.mark.parametrize("first_order", [True, False], ids=["first order", "higher order"])
 def test_meta_sgd_begins_as_maml_and_learns_its_rates_by_the_true_slope(first_order):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         double = lambda tree: jax.tree.map(
             lambda leaf: leaf if leaf.dtype.kind == "i" else leaf.astype(jnp.float64), tree
         )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from scipy import stats
 from test_resnet import forward_in_numpy, torchvision_tensors
 
@@ -87,7 +88,7 @@ def assert_equal_by_layer(found, expected, probe, tolerance):
 @pytest.mark.parametrize("case", CASES)
 def test_exact_equals_one_gradient_per_image_and_label(case):
     single = setting(*CASES[case])
-    with jax.enable_x64(True):
+    with enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), single)
         expected = fisher_by_single_gradients(*double)
         assert_equal_by_layer(task2vec.exact(*double), expected, double[0], 1e-10)
@@ -134,7 +135,7 @@ def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy_in_tra
     tensors = torchvision_tensors(net, seed=4)
     images = np.random.default_rng(5).normal(size=(10, 6, 7, 3)).astype(np.float32)
     key = jax.random.key(6)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), from_torchvision(net, tensors))
         rng = np.random.default_rng(7)
         head = Head(jnp.asarray(rng.normal(size=(5, WAYS))), jnp.asarray(rng.normal(size=WAYS)))
@@ -168,7 +169,7 @@ def test_reference_equals_a_batch_with_every_copy_whether_or_not_its_distinct_im
     monkeypatch.setattr(reference, "_BATCHES", 6)
     monkeypatch.setattr(reference, "usually_distinct", lambda images: 44)
     net = ResNet((1,), (4,), small_stem=True)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params = from_torchvision(net, torchvision_tensors(net, seed=4))
         probe = Probe("probe", net, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
         rng = np.random.default_rng(5)
@@ -303,7 +304,7 @@ def test_embedding_does_not_depend_on_chunk():
 
 
 def test_stick_breaking_columns_give_the_scores_covariance():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         p = np.array([[0.2, 0.5, 0.3, 0.0], [1e-12, 1e-300, 1 - 1e-12, 0.0], [0.25] * 4, [0.0, 1.0, 0.0, 1e-9]])
         p[3] /= p[3].sum()
         columns = np.asarray(task2vec.stick_breaking(jnp.asarray(p)))

@@ -1,10 +1,13 @@
 """Minimal filtering against `jax.lax`'s convolution, an independent implementation with its own derivatives."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from precision import enable_x64
 
 from jaxdiv.nets import winograd
 from jaxdiv.nets.conv import conv_general_dilated
@@ -33,7 +36,7 @@ def operands(images, size, inputs, filters, dtype):
 )
 def test_the_three_maps_equal_laxs_in_float64(m, images, size, pads, monkeypatch):
     monkeypatch.setattr(winograd, "_TURN_BYTES", 2**13)  # so that a few small images are more than a turn
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, w = operands(images, size, 3, 4, jnp.float64)
         wanted, transpose = jax.vjp(by_lax(pads), x, w)
         dy = jnp.cos(wanted)
@@ -49,27 +52,25 @@ def test_the_three_maps_equal_laxs_in_float64(m, images, size, pads, monkeypatch
 def test_networks_convolution_takes_it_and_its_second_derivatives_are_laxs():
     pads = ((1, 1), (1, 1))
     assert [winograd.cheapest(16, 48, 48, (7, 8), sizes) for sizes in ((2,), (2, 3))] == [2, 3]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, w = operands(16, (7, 8), 48, 48, jnp.float64)
         ours = lambda x, w: conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=LAYOUT)
 
-        def derivatives(conv):
+        def derivatives(conv, x, w):
             loss = lambda x, w: jnp.sum(jnp.sin(conv(x, w / 20)))
             first = jax.grad(loss, (0, 1))
             return first(x, w), jax.jvp(first, (x, w), (jnp.cos(x), jnp.cos(w)))[1]
 
-        program = jax.jit(lambda: derivatives(ours))
-        assert "convolution" not in program.lower().as_text()  # every one of them is a matrix product
-        for got, expected in zip(
-            jax.tree.leaves(program()), jax.tree.leaves(jax.jit(lambda: derivatives(by_lax(pads)))()), strict=True
-        ):
+        program, theirs = (jax.jit(partial(derivatives, conv)) for conv in (ours, by_lax(pads)))
+        assert "convolution" not in program.lower(x, w).as_text()  # every one of them is a matrix product
+        for got, expected in zip(jax.tree.leaves(program(x, w)), jax.tree.leaves(theirs(x, w)), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10 * float(jnp.abs(expected).max()))
 
 
 def test_rounding_is_the_direct_sums_with_tiles_of_two_and_some_times_it_with_three():
     pads = ((1, 1), (1, 1))
     x, w = operands(4, (12, 12), 96, 64, jnp.float32)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         truth = np.asarray(by_lax(pads)(x.astype(jnp.float64), w.astype(jnp.float64)))
     error = lambda y: float(np.sqrt(np.mean((np.asarray(y) - truth) ** 2)) / truth.std())
     direct = error(by_lax(pads)(x, w))
