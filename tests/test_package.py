@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+import warnings
 import zipfile
 from importlib import metadata
 from itertools import chain
@@ -160,6 +161,14 @@ def test_a_mistake_on_the_command_line_is_one_line(given, words):
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     for word in words:
         assert word in lines[0]
+
+
+@pytest.mark.parametrize("module", ["jaxdiv.plan", "jaxdiv.nets.conv", "configs.default", "test_package"])
+def test_what_a_library_is_about_to_take_away_is_an_error_in_our_own_code(module):
+    for category in (DeprecationWarning, FutureWarning):
+        with pytest.raises(category):
+            warnings.warn_explicit("will be removed", category, f"{module}.py", 1, module=module)
+    warnings.warn_explicit("another's", PendingDeprecationWarning, "other.py", 1, module="somebody.elses")
 
 
 def test_every_dependency_has_a_lower_bound_and_none_is_pinned():
