@@ -1,10 +1,18 @@
 """The diversity of your own images: no training, no study.
 
     python launch.py --config=configs/folder.py --config.images=DIR --workdir=mine
+    python launch.py --config=configs/folder.py --config.images=DIR1,DIR2 --workdir=both
+    python launch.py --config=configs/folder.py --config.images=birds=DIR1,moths=DIR2 --workdir=both
 
 DIR (or a .zip or .tar) has one sub-folder of images for each class: at least 5 classes of at least 20 images; any
-common format, size and colour. The probe is torchvision's ImageNet ResNet-18, downloaded once; offline, give its file
-by --config.probe.weights=FILE. mine/report holds the coefficient with its interval and a figure of the tasks.
+common format, size and colour. Several folders are measured alike, each a benchmark with the folder's name or the one
+that you give it. The probe is torchvision's ImageNet ResNet-18, downloaded once; offline, give its file by
+--config.probe.weights=FILE. The end is mine/report/report.html: each folder's coefficient with its interval and a figure
+of its tasks, the distances between folders, whether one is more diverse, and what may be compared.
+
+--config.preset=paper measures as the paper's Table 1 did, which is then shown beside: the reference's estimator, Adam's
+head, its distance and interval, and tasks with the study's train augmentation of photographs. Any of these that you give
+yourself stays as you gave it; the report then says that the paper's values were measured otherwise, and does not show them.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +22,7 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.benchmarks = ("images",)
+    config.benchmarks = ()  # each folder of --config.images
     config.methods = ()  # nothing is trained: the report is of diversity alone
     config.data.split.fractions = (1.0, 0.0, 0.0)  # of all classes
     config.probe.update({"name": "resnet18", "weights": "imagenet", "pixels": 84, "tasks": 50})

@@ -32,7 +32,16 @@ from jaxdiv.embedding import embed_benchmark
 from jaxdiv.learner import Learner
 from jaxdiv.methods import inner_loop, make_learner, with_steps
 from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
-from jaxdiv.settings import METHODS, STAGES, benchmark_names, check, fixed_test_set, weights_file
+from jaxdiv.settings import (
+    METHODS,
+    STAGES,
+    benchmark_names,
+    check,
+    fixed_test_set,
+    own_sets,
+    weights_file,
+    with_preset,
+)
 from jaxdiv.units import Report, Result, Unit, provenance, replacing
 
 
@@ -45,6 +54,7 @@ class Maker:
     """Makes the units of one study; holds the configuration and the workdir that all of them share."""
 
     def __init__(self, config: ConfigDict, workdir: Path):
+        config = with_preset(config)
         check(config)
         self.config = config
         self.workdir = workdir
@@ -57,7 +67,7 @@ class Maker:
             download=config.data.download,
             partial=config.data.partial,
             min_images=config.task.shots + config.task.queries,
-            own=config.images,
+            own=own_sets(config),
             fractions=tuple(config.data.split.fractions),
             split_seed=config.data.split.seed,
             split_file=config.data.split.file,
@@ -89,7 +99,7 @@ class Maker:
 
     def prepared(self, benchmark: str, pixels: int) -> list[Unit]:
         """The units that make a benchmark's base sets."""
-        return [self._prepare(base, pixels) for base in benchmarks.components(self._source(benchmark))]
+        return [self._prepare(base, pixels) for base in benchmarks.components(self._source(benchmark), self.data.own)]
 
     def _source(self, benchmark: str) -> str:
         """Where a benchmark's classes come from: a subset's are the pool's."""
@@ -98,9 +108,9 @@ class Maker:
     def _prepare(self, base: str, pixels: int) -> Unit:
         if base in benchmarks.BASE_SETS:
             settings: dict[str, Any] = {"partial": self.data.partial, "min_images": self.data.min_images}
-        elif base == benchmarks.OWN:
-            settings = {"own": self.data.own, "partial": self.data.partial, "min_images": self.data.min_images}
-            settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(self.data.own))}
+        elif path := self.data.own.get(base):
+            settings = {"own": path, "partial": self.data.partial, "min_images": self.data.min_images}
+            settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(path))}
             settings |= {"fractions": self.data.fractions, "split_seed": self.data.split_seed}
             if self.data.split_file:
                 settings["split_file"] = fingerprint(Path(self.data.split_file))
@@ -125,7 +135,8 @@ class Maker:
             classes, images = tuple(self.selection().result["rows"][benchmark]), self.config.controlled.images
         elif split == "train":
             classes, images = self.config.data.cut.classes, self.config.data.cut.images
-        table = _table(self._source(benchmark), folders, split, classes, images, self.config.seed)
+        own = tuple(self.data.own)
+        table = _table(self._source(benchmark), folders, split, classes, images, self.config.seed, own)
         check_tasks(f"{benchmark} ({split} split)", table, **self.task)
         return table
 
@@ -135,7 +146,7 @@ class Maker:
 
         def run(unit: Unit, progress: Report) -> Result:
             folders = tuple(need.scratch for need in unit.inputs)
-            pool = _table(chosen.pool, folders, "train", 0, 0, self.config.seed)
+            pool = _table(chosen.pool, folders, "train", 0, 0, self.config.seed, tuple(self.data.own))
             sets = np.bincount(pool.dataset, minlength=len(pool.rotates)).clip(max=chosen.candidates).tolist()
             rows = draw_classes(chosen.pool, pool, sets, chosen.images, self.config.seed)
             net = self.probe(progress)
@@ -194,7 +205,7 @@ class Maker:
             of_split = lambda split, parts=parts: {
                 what: sum(part[split][what] for part in parts) for what in ("classes", "images")
             }
-            whole = {"components": benchmarks.components(name), "pixels": pixels}
+            whole = {"components": benchmarks.components(name, self.data.own), "pixels": pixels}
             manifest["benchmarks"][name] = whole | {split: of_split(split) for split in benchmarks.SPLITS}
         text = json.dumps(manifest, indent=1)
         file = folder / "manifest.json"
@@ -204,7 +215,7 @@ class Maker:
         for name in self._shown():
             stored = [store.read_table(unit.scratch) for unit in self.prepared(name, pixels)]
             with replacing(folder / f"{name}.png") as temporary:
-                benchmarks.sheet(name, stored).save(temporary, "PNG")
+                benchmarks.sheet(name, stored, self.data.own).save(temporary, "PNG")
         with replacing(file) as temporary:
             temporary.write_text(text)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
@@ -249,9 +260,13 @@ class Maker:
                 "head": probe.head,
                 "distance": probe.distance,
                 "interval": probe.interval,
+                "augmented": augment,
+                "pixels": probe.pixels,
+                "weights": probe.weights,
+                **self.task,
                 "noise_floor": noise,
                 "complexity": complexity(stacked).value,
-                "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark),
+                "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark, self.data.own),
             }
             return row, {"embeddings": stacked}
 
@@ -392,7 +407,7 @@ class Maker:
                 {need.result["benchmark"]: np.linalg.norm(need.arrays()["embeddings"], axis=1) for need in measured},
                 # Of one test set, all seeds meet the same tasks.
                 {which: np.mean(accuracies, 0) for which, accuracies in seeds.items()},
-                {name: benchmarks.shares(self._source(name)) for name in self.names},
+                {name: benchmarks.shares(self._source(name), self.data.own) for name in self.names},
                 self.controlled,
             )
             return found, {}
@@ -434,11 +449,17 @@ def _probe(name: str, weights: Path | None, seed: int):
 
 @lru_cache(maxsize=2)
 def _table(
-    benchmark: str, folders: tuple[Path, ...], split: str, classes: tuple[int, ...] | int, images: int, seed: int
+    benchmark: str,
+    folders: tuple[Path, ...],
+    split: str,
+    classes: tuple[int, ...] | int,
+    images: int,
+    seed: int,
+    own: tuple[str, ...],
 ) -> ImageTable:
     """A benchmark's split on the device, of it `classes` (their rows, or how many to draw; 0: all) with `images` images
-    each (0: all). The last two stay, since all methods of a benchmark run in a row."""
-    table = benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split)
+    each (0: all). own: the names of the user's data sets. The last two tables stay, since all methods of a benchmark run in a row."""
+    table = benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split, own)
     if not classes and not images:
         return table
     if isinstance(classes, int):
