@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
                 "gauss-1.0",
                 "gauss-1.6",
             ),
-            # Your own folders of images, a sub-folder per class: DIR or NAME=DIR, with commas between several. Each is a
-            # benchmark by its name, by default the folder's; "images" is the benchmark of all of them together.
+            # Your own folders of images, a sub-folder per class: DIR or NAME=DIR, with commas between several. Each is
+            # a benchmark by its name, by default the folder's; "images" is the benchmark of all of them together.
             "images": "",
             # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
             # `data.augment.diversity` where they are empty (jaxdiv/settings.py). "jaxdiv", or "paper": as its Table 1.

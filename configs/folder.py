@@ -7,12 +7,13 @@
 DIR (or a .zip or .tar) has one sub-folder of images for each class: at least 5 classes of at least 20 images; any
 common format, size and colour. Several folders are measured alike, each a benchmark with the folder's name or the one
 that you give it. The probe is torchvision's ImageNet ResNet-18, downloaded once; offline, give its file by
---config.probe.weights=FILE. The end is mine/report/report.html: each folder's coefficient with its interval and a figure
-of its tasks, the distances between folders, whether one is more diverse, and what may be compared.
+--config.probe.weights=FILE. The result is mine/report/report.html: the coefficient of each folder with its interval, a
+figure of its tasks, the distances between folders, whether one is more diverse, and what may be compared.
 
---config.preset=paper measures as the paper's Table 1 did, which is then shown beside: the reference's estimator, Adam's
-head, its distance and interval, and tasks with the study's train augmentation of photographs. Any of these that you give
-yourself stays as you gave it; the report then says that the paper's values were measured otherwise, and does not show them.
+--config.preset=paper measures as the paper's Table 1 was measured: the reference's estimator, Adam's head, its distance
+and interval, and tasks with the study's train augmentation of photographs. The report then shows the paper's values. A
+setting that you give yourself wins over the preset; the report then says what differs and leaves the paper's values
+out.
 """
 
 from ml_collections import ConfigDict

@@ -85,10 +85,15 @@ def build_page(
         _details("Provenance", f"<pre>{html.escape(_json(provenance))}</pre>"),
     ]
     parts.append(("Details", "".join(details)))
+    return assemble(title, answer, parts)
+
+
+def assemble(title: str, lead: Sequence[str], parts: Sequence[tuple[str, str]]) -> str:
+    """A page of `lead`'s sentences and of parts, each a heading and its HTML, with links to them."""
     links = "".join(f'<li><a href="#part-{i}">{html.escape(head)}</a></li>' for i, (head, _) in enumerate(parts))
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        *(f'<p class="lead">{_sentence(line)}</p>' for line in answer),
+        *(f'<p class="lead">{_sentence(line)}</p>' for line in lead),
         f'<nav aria-label="contents"><ul>{links}</ul></nav>',
         *(f'<h2 id="part-{i}">{html.escape(head)}</h2>{inner}' for i, (head, inner) in enumerate(parts)),
     ]

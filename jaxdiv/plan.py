@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import evaluate, report, subsets, task2vec, train
+from jaxdiv import evaluate, report, subsets, survey, task2vec, train
 from jaxdiv.analysis import STATISTICS, analyse
 from jaxdiv.curves import Curve, read_curve, write_curves
 from jaxdiv.data import benchmarks, store, synthetic
@@ -42,7 +42,7 @@ from jaxdiv.settings import (
     weights_file,
     with_preset,
 )
-from jaxdiv.units import Report, Result, Unit, provenance, replacing
+from jaxdiv.units import Report, Result, Unit, needed, provenance, replacing
 
 
 def _key(seed: int, *purpose: Any) -> jax.Array:
@@ -181,6 +181,12 @@ class Maker:
         """What a class's embedding depends on, of the probe's settings."""
         return {name: self.config.probe[name] for name in ("name", "weights", "seed", "pixels", "distance")}
 
+    def _measured(self) -> dict[str, Any]:
+        """How diversity is measured, besides what its row always said."""
+        probe = self.config.probe
+        how = {"augmented": self.config.data.augment.diversity, "pixels": probe.pixels, "weights": probe.weights}
+        return {**how, **self.task}
+
     def _cut(self) -> dict[str, Any]:
         """What of the settings cuts a train split smaller, if anything does."""
         cut = dict(self.config.data.cut)
@@ -260,10 +266,7 @@ class Maker:
                 "head": probe.head,
                 "distance": probe.distance,
                 "interval": probe.interval,
-                "augmented": augment,
-                "pixels": probe.pixels,
-                "weights": probe.weights,
-                **self.task,
+                **self._measured(),
                 "noise_floor": noise,
                 "complexity": complexity(stacked).value,
                 "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark, self.data.own),
@@ -434,6 +437,42 @@ class Maker:
 
         return self.unit("report", {"failures": failures}, run, [correlated])
 
+    def surveyed(self, units: Iterable[Unit]) -> survey.Survey:
+        """Of a study that trains nothing, what was measured. InputError if a benchmark has not been."""
+        measured = [needed(unit, "report") for unit in units if unit.stage == "diversity"]
+        return survey.Survey(
+            [{**self._measured(), **unit.result} for unit in measured],  # results of an older version say less
+            {unit.result["benchmark"]: unit.arrays()["embeddings"] for unit in measured},
+            {name: self._origin(name) for name in self.names},
+        )
+
+    def _origin(self, benchmark: str) -> survey.Source:
+        """Where a benchmark that is measured comes from."""
+        parts = [needed(unit, "report").result for unit in self.prepared(benchmark, self.config.probe.pixels)]
+        cut = self.config.controlled if self.controlled else self.config.data.cut
+        each = [cut.classes // len(parts) + (number < cut.classes % len(parts)) for number in range(len(parts))]
+        classes = each if cut.classes else [part["train"]["classes"] for part in parts]
+        images = [part["train"]["images"] for part in parts]
+        if cut.images:
+            images = [number * cut.images for number in classes]
+        elif cut.classes:
+            images = []  # as many as the classes drawn have
+        paths = [self.data.own.get(base, "") for base in benchmarks.components(self._source(benchmark), self.data.own)]
+        lost = [name for part in parts for name in part["left_out"]]
+        return survey.Source(tuple(filter(None, paths)), tuple(classes), sum(images) or None, tuple(lost))
+
+    def survey(self, units: Iterable[Unit], found: survey.Survey) -> Unit:
+        """The report of a study that trains nothing."""
+        config, folder = self.config, self.workdir / "report"
+
+        def run(unit: Unit, progress: Report) -> Result:
+            made = {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
+            sheets = {name: self.workdir / "data" / f"{name}.png" for name in self._shown()}
+            survey.write_survey(folder, found, config.to_dict(), made, sheets)
+            return {"folder": str(folder)}, {}
+
+        return self.unit("report", {}, run, [unit for unit in units if unit.stage in ("prepare", "diversity")])
+
     def learner(self, method: str, classes: int, mesh: Mesh | None = None) -> Learner:
         net, inner = self.config.learner, self.config.maml
         maml_settings = (inner.inner_rate, inner.remat, inner.adapts, inner.learned_rates, inner.summed)
@@ -458,7 +497,8 @@ def _table(
     own: tuple[str, ...],
 ) -> ImageTable:
     """A benchmark's split on the device, of it `classes` (their rows, or how many to draw; 0: all) with `images` images
-    each (0: all). own: the names of the user's data sets. The last two tables stay, since all methods of a benchmark run in a row."""
+    each (0: all). own: the names of the user's data sets. The last two tables stay,
+    since all methods of a benchmark run in a row."""
     table = benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split, own)
     if not classes and not images:
         return table

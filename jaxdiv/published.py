@@ -1,6 +1,10 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
 Pre-training", which this project's tables stand beside."""
 
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
 # Table 1: diversity coefficient and half-width of its 95% interval, train split.
 PAPER_TABLE1: dict[str, dict[str, tuple[float, float]]] = {
     "CIFAR-FS": {"resnet18": (0.106, 0.00166), "resnet34": (0.0890, 0.00199)},
@@ -27,6 +31,20 @@ PAPER_TABLE2: dict[str, dict[str, float]] = {
     "ho_maml_10": {"accuracy": 0.416, "loss": 0.203},
 }
 PAPER_BENCHMARKS = len(PAPER_TABLE1)
+# How Table 1 was measured, by the keys of our own Table 1's rows: what it says, or what its group's code did.
+_MEASURED: dict[str, Any] = {
+    "estimator": "reference",
+    "head": "adam",
+    "distance": "task2vec",
+    "interval": "iid_pairs",
+    "augmented": True,
+    "pixels": 84,
+    "ways": 5,
+    "shots": 5,
+    "queries": 15,
+}
+# The probes, and torchvision's file of each one's ImageNet weights.
+_PROBES = {"resnet18": "resnet18-f37072fd", "resnet34": "resnet34-b627a593"}
 _PAPER_ALIASES = {
     "flowers": "flower",
     "vggflower": "flower",
@@ -52,3 +70,23 @@ def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
         if _plain(name) == _plain(benchmark):
             return values.get(_plain(probe))
     return None
+
+
+def unlike(row: Mapping[str, Any]) -> list[str]:
+    """How the paper's Table 1 was measured otherwise than `row` of ours was: "estimator reference (here exact)".
+
+    Empty where it was measured alike; what a row does not say counts as otherwise.
+    """
+    reasons = []
+    for key, theirs in _MEASURED.items():
+        if (ours := row.get(key)) != theirs:
+            here = "unknown" if ours is None else ours
+            words = "augmented tasks (here not)" if key == "augmented" else f"{key} {theirs} (here {here})"
+            reasons.append(words)
+    probe, weights = row.get("probe"), str(row.get("weights") or "random")
+    if probe not in _PROBES:
+        reasons.append(f"probe {' or '.join(_PROBES)} (here {probe})")
+    # A file with torchvision's own name is torchvision's: its hash, which is part of the name, is checked.
+    elif weights != "imagenet" and PurePath(weights).stem != _PROBES[probe]:
+        reasons.append(f"torchvision's ImageNet weights (here {weights}; torchvision's file is {_PROBES[probe]}.pth)")
+    return reasons

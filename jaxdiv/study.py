@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv import report, survey, train
-from jaxdiv.diversity import pairwise_distances
 from jaxdiv.errors import InputError
 from jaxdiv.plan import Maker
 from jaxdiv.progress import Watch
@@ -24,7 +23,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     """
     stages = check_stages(stages)
     maker = Maker(config, workdir)
-    units = maker.plan()
+    config, units = maker.config, maker.plan()
     leads = jax.process_index() == 0
     if not leads:
         console = Console(quiet=True)
@@ -47,7 +46,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
         maker.show_data(units, console)
     if not config.methods:
         if "report" in stages:
-            _show_survey(units, workdir / "report", console)
+            _show_survey(maker, units, workdir / "report" / "report.html", console)
         return 1 if failures else 0
     correlated = maker.correlation(units)
     if "correlate" in stages and not correlated.done:
@@ -109,22 +108,16 @@ def _show_report(unit: Unit, page: Path, console: Console) -> None:
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _show_survey(units: Iterable[Unit], folder: Path, console: Console) -> None:
-    """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
-    measured = [needed(unit, "report") for unit in units if unit.stage == "diversity"]
-    rows = [unit.result for unit in measured]
-    distances = {
-        row["benchmark"]: pairwise_distances(unit.arrays()["embeddings"], row["distance"])
-        for row, unit in zip(rows, measured, strict=True)
-    }
-    drawn = survey.write_survey(folder, rows, distances)
-    console.print(survey.paper_table())
-    console.print(report.terminal_tables(rows, [], width=console.width)[0])
-    for unit in units:
-        if unit.stage == "prepare" and (lost := unit.result["left_out"]):
-            console.print(f"{unit.name}: left out {len(lost)}: {', '.join(lost[:5])}", markup=False, soft_wrap=True)
-    for path in drawn:
-        console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
+def _show_survey(maker: Maker, units: Iterable[Unit], page: Path, console: Console) -> None:
+    """Write the report of a study that trains nothing, unless it is there, and show what it says."""
+    found = maker.surveyed(units)
+    unit = maker.survey(units, found)
+    if not unit.done or not page.exists():
+        with console.status("drawing the report"):
+            unit.execute(_silent)
+    for part in survey.terminal(found, console.width):
+        console.print(part, highlight=False, markup=False)
+    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _silent(share: float, note: str) -> None:

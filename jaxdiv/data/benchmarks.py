@@ -1,7 +1,7 @@
 """The table of facts: which data sets there are, their class splits, pixel statistics, augmentation, and unions.
 
-A benchmark's name is a base data set, a generated one (`gauss-S`), a user's own (by its name), a named union, or several
-of these joined by `+`. `images` is the union of all of the user's own.
+A benchmark's name is a base data set, a generated one (`gauss-S`), a user's own (by its name), a named union, or
+several of these joined by `+`. `images` is the union of all of the user's own.
 """
 
 import json
