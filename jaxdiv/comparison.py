@@ -93,30 +93,33 @@ def _verdict(row: Row, pairs: int) -> str:
     return f"{row['more_diverse']} is more diverse than {less}: the difference is {value}."
 
 
-def comparable(rows: Sequence[Row], classes: Mapping[str, Sequence[int]]) -> list[str]:
-    """What may be compared with what, in sentences.
-
-    rows: Table 1's, all measured alike. classes: of each benchmark, how many each of its data sets has.
-    """
-    row = rows[0]
+def how(row: Row) -> str:
+    """How a row of Table 1 was measured: what must be the same wherever two values are compared."""
     weights = f"weights {row['weights']}" if row["weights"] else "random parameters"
-    how = (
-        f"probe {row['probe']} ({weights}), {row['pixels']} px, estimator {row['estimator']}, head {row['head']}, "
-        f"distance {row['distance']}, tasks of {row['ways']} classes with {row['shots']} + {row['queries']} images"
-        f"{', augmented' if row['augmented'] else ''}"
+    return (
+        f"{row['tasks']} tasks of {row['ways']} classes with {row['shots']} + {row['queries']} images"
+        f"{', augmented' if row['augmented'] else ''}; probe {row['probe']} ({weights}); {row['pixels']} px; estimator "
+        f"{row['estimator']}, head {row['head']}, distance {row['distance']}, interval {row['interval']}"
     )
+
+
+def comparable(rows: Sequence[Row]) -> list[str]:
+    """What may be compared with what, in sentences. rows: Table 1's, all measured alike."""
     found = []
     if len(rows) > 1:
-        found.append(f"The values of this report with each other: all were measured alike ({how}).")
-        found.append("Values of another report only where all of this is the same.")
-    else:
-        found.append(f"Values of another report, where it measured alike: {how}.")
-    found += _shared_classes(rows, classes)
-    found.append(
-        "An interval is about other tasks drawn from the same classes and images. Other images of the same kind may "
-        "differ by more."
-    )
-    if row["interval"] == "iid_pairs":
+        found = [
+            "With each other: all values of this report, which were measured alike (see the table's text).",
+            "Which of two is more diverse: the interval of their difference tells, not whether their own intervals "
+            "overlap. Where it holds zero, the answer is undecided.",
+        ]
+    found += [
+        "With another report: only where probe, weights, pixels, estimator, head, distance, augmentation and size of "
+        "the tasks are the same.",
+        paper_sentence(rows),
+        "With other images of the same kind: with care. An interval is about other tasks from the same classes and "
+        "images; other images may differ by more.",
+    ]
+    if rows[0]["interval"] == "iid_pairs":
         found.append(
             "The coefficients' intervals take pairs of tasks as independent, as the paper did, and are too narrow. "
             "Cross distances and differences have a jackknife over tasks."
@@ -124,24 +127,30 @@ def comparable(rows: Sequence[Row], classes: Mapping[str, Sequence[int]]) -> lis
     if any(row.get("noise_floor") is not None for row in rows):
         floors = listed(f"{short(row['noise_floor'], DIGITS)} ({row['benchmark']})" for row in rows)
         found.append(
-            f"The estimator or the head is random: two embeddings of the same task differ by {floors}. About as much "
+            f"The estimator or the head is random: two embeddings of the same task are {floors} apart. About as much "
             f"of a coefficient is not diversity."
         )
-    return [*found, paper_sentence(rows)]
+    return found
 
 
-def _shared_classes(rows: Sequence[Row], classes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Where tasks overlap so much, by few classes, that diversity is lower for that alone."""
+def shared_classes(rows: Sequence[Row], classes: Mapping[str, Sequence[int]]) -> list[str]:
+    """A sentence where tasks overlap so much, by few classes, that diversity is lower for that alone.
+
+    classes: of each benchmark, how many each of its data sets has.
+    """
     ways = rows[0]["ways"]
     # Two tasks of ways from n classes share ways²/n; of k data sets, each drawn by 1/k, both must have drawn the same.
     shared = {name: sum(ways**2 / n for n in of_sets) / len(of_sets) ** 2 for name, of_sets in classes.items()}
-    if max(shared.values()) < 0.1 * ways:
+    worst = max(shared, key=lambda name: shared[name])
+    if shared[worst] < 0.1 * ways:
         return []
     total = {name: sum(of_sets) for name, of_sets in classes.items()}
-    told = listed(f"{value:.1f} ({name}, {total[name]} classes)" for name, value in shared.items())
-    text = f"Few classes lower diversity: of their {ways} classes, two tasks share on average {told}."
+    text = (
+        f"Few classes make for a low coefficient: {worst} has {total[worst]}, of which two tasks share "
+        f"{shared[worst]:.1f} of {ways} on average."
+    )
     if len({*total.values()}) > 1:
-        text += f" For equal numbers of classes: --config.data.cut.classes={min(total.values())}."
+        text += f" --config.data.cut.classes={min(total.values())} measures all with equally many."
     return [text]
 
 
@@ -149,8 +158,8 @@ def paper_sentence(rows: Sequence[Row]) -> str:
     """Whether the paper's Table 1 may stand beside these values, and if not, why."""
     reasons = unlike(rows[0])
     if not reasons:
-        return "The paper's Table 1 too: it was measured alike, on its own benchmarks."
-    text = f"Not the paper's Table 1, which was measured with {listed(reasons)}."
-    if any(word in reason for reason in reasons for word in ("estimator", "head", "distance", "interval", "augmented")):
+        return "With the paper's Table 1: its values were measured alike, on its own benchmarks."
+    text = f"Not with the paper's Table 1, which had {listed(reasons)}."
+    if any(reason.startswith(("estimator", "head", "distance", "interval", "augmented")) for reason in reasons):
         text += " --config.preset=paper sets estimator, head, distance, interval and augmentation as there."
     return text

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from jaxdiv.findings import Section
 from jaxdiv.formats import Table, to_html
+from jaxdiv.wording import unbroken
 
 _POINT = (
     "One point a benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of diversity (over tasks) "
@@ -88,12 +88,13 @@ def build_page(
     return assemble(title, answer, parts)
 
 
-def assemble(title: str, lead: Sequence[str], parts: Sequence[tuple[str, str]]) -> str:
-    """A page of `lead`'s sentences and of parts, each a heading and its HTML, with links to them."""
+def assemble(title: str, lead: Sequence[str], parts: Sequence[tuple[str, str]], note: str = "") -> str:
+    """A page of `lead`'s sentences, a note in small, and of parts, each a heading and its HTML, with links to them."""
     links = "".join(f'<li><a href="#part-{i}">{html.escape(head)}</a></li>' for i, (head, _) in enumerate(parts))
     body = [
         f"<h1>{html.escape(title)}</h1>",
         *(f'<p class="lead">{_sentence(line)}</p>' for line in lead),
+        *([f'<p class="note">{html.escape(note)}</p>'] if note else []),
         f'<nav aria-label="contents"><ul>{links}</ul></nav>',
         *(f'<h2 id="part-{i}">{html.escape(head)}</h2>{inner}' for i, (head, inner) in enumerate(parts)),
     ]
@@ -116,9 +117,7 @@ def _words(sections: Sequence[Section], failed: bool) -> str:
 
 def _sentence(text: str) -> str:
     """Escaped, and no line broken within "p = .02" or ".42 [.01, .79]"."""
-    text = re.sub(r"(\S) (\[[^\]]*), ([^\]]*\])", "\\1\u00a0\\2,\u00a0\\3", text)
-    text = re.sub(r"\b(p|z|n|R²) ([=<]) ", "\\1\u00a0\\2\u00a0", text)
-    return html.escape(text)
+    return html.escape(unbroken(text))
 
 
 def _details(name: str, inner: str) -> str:

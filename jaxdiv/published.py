@@ -81,7 +81,11 @@ def unlike(row: Mapping[str, Any]) -> list[str]:
     for key, theirs in _MEASURED.items():
         if (ours := row.get(key)) != theirs:
             here = "unknown" if ours is None else ours
-            words = "augmented tasks (here not)" if key == "augmented" else f"{key} {theirs} (here {here})"
+            words = f"{key} {theirs} (here {here})"
+            if key == "augmented":
+                words = "augmented tasks (here not)"
+            elif key == "pixels":
+                words = f"{theirs} px (here {here})"
             reasons.append(words)
     probe, weights = row.get("probe"), str(row.get("weights") or "random")
     if probe not in _PROBES:

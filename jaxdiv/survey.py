@@ -1,6 +1,7 @@
 """Diversity without a study: report.html with the coefficients, each benchmark's tasks, and the benchmarks compared."""
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,14 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from jaxdiv import comparison, page
+from jaxdiv.data.folder import is_image
 from jaxdiv.diversity import Estimate, pairwise_distances
 from jaxdiv.figures import INK, Figure, Rendered, render
 from jaxdiv.formats import Column, Table, to_csv, to_terminal
 from jaxdiv.published import PAPER_TABLE1, unlike
 from jaxdiv.tables import TABLE1_COLUMNS, TABLE1_OPTIONAL
 from jaxdiv.units import replacing
-from jaxdiv.wording import DASH, listed, p_cell, short, span
+from jaxdiv.wording import DASH, listed, p_cell, short, span, unbroken
 
 Row = Mapping[str, Any]
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
@@ -79,7 +81,7 @@ def write_survey(
     if len(rows) > 1:
         tables += [_cross(comparison.cross_rows(rows, embeddings)), _differences(comparison.difference_rows(distances))]
         files |= {f"{table.name}.csv": to_csv(table.records, table.keys) for table in tables[1:]}
-    figures = {}
+    figures: dict[str, Rendered] = {}
     for number, row in enumerate(rows):
         name = row["benchmark"]
         value = Estimate(row["diversity"], row["ci_low"], row["ci_high"])
@@ -104,12 +106,11 @@ def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
     what = noun(sources)
     title = f"Diversity of {listed(names)}" if len(names) < 4 else f"Diversity of {len(names)} {what}"
     lead = comparison.coefficients(rows)
-    allowed = comparison.comparable(rows, {name: source.classes for name, source in sources.items()})
-    parts = []
     if len(rows) > 1:
         lead += comparison.verdicts(tables[2].records)
-    parts.append((f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page._table(tables[0]) + _left_out(sources)))
-    parts.append(("What may be compared", _bullets(allowed)))
+    lead += comparison.shared_classes(rows, {name: source.classes for name, source in sources.items()})
+    parts = [(f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page._table(tables[0]) + _left_out(sources))]
+    parts.append(("What may be compared", _bullets(comparison.comparable(rows))))
     if not unlike(rows[0]):
         parts.append(("The paper's values", page._table(paper_table(rows[0]["probe"]))))
     if len(rows) > 1:
@@ -126,12 +127,14 @@ def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
     parts.append(("Tasks", f"<p>{text}</p>{''.join(drawn)}"))
     if contact_sheets:
         parts.append(("Contact sheets", page._sheets(contact_sheets)))
+    made = (f"jaxdiv {provenance.get('jaxdiv')}", provenance.get("finished"), provenance.get("device"))
+    note = ", ".join(str(part) for part in made if part)
     details = [
         page._details(name, f"<pre>{html.escape(page._json(value))}</pre>")
         for name, value in (("Settings", settings), ("Provenance", provenance))
     ]
     parts.append(("Details", "".join(details)))
-    return page.assemble(title, lead, parts)
+    return page.assemble(title, lead, parts, note)
 
 
 def _bullets(sentences):
@@ -155,16 +158,12 @@ def _coefficients(rows: Sequence[Row]) -> Table:
         Column("noise floor", lambda row: short(row.get("noise_floor"), comparison.DIGITS)),
         Column("true", lambda row: short(row.get("true_diversity"), comparison.DIGITS)),
     ]
-    row = rows[0]
-    text = "Diversity is the mean Task2Vec distance (cosine, 0–1) of two tasks, its interval is over tasks."
+    text = "Diversity is the mean Task2Vec distance (cosine, 0–1) of two tasks; its interval is over tasks."
     if any(row.get("noise_floor") is not None for row in rows):
         text += " The noise floor is the mean distance of two embeddings of the same task."
-    fixed = f"{row['tasks']} tasks, probe {row['probe']}, {row['pixels']} px, estimator {row['estimator']}, " + (
-        f"head {row['head']}, distance {row['distance']}, interval {row['interval']}"
-    )
     more = ("path", "train_classes", "train_images", "pixels", "weights", "augmented", "interval")
     keys = [*TABLE1_COLUMNS, *(key for key in TABLE1_OPTIONAL if any(row.get(key) is not None for row in rows)), *more]
-    return Table("table1", "Diversity", text, columns, rows, rows, keys, fixed)
+    return Table("table1", "Diversity", text, columns, rows, rows, keys, comparison.how(rows[0]))
 
 
 def _interval(row: Row) -> str:
@@ -212,10 +211,15 @@ def _differences(records: Sequence[Row]) -> Table:
 def _left_out(sources: Mapping[str, Source]) -> str:
     """What was left out of each, folded."""
     return "".join(
-        page._details(f"{name}: {len(source.left_out)} left out", f"<p>{html.escape(', '.join(source.left_out))}</p>")
-        for name, source in sources.items()
-        if source.left_out
+        page._details(f"Left out of {name}: {len(lost)}", f"<p>{html.escape(', '.join(lost))}</p>")
+        for name, lost in _lost(sources).items()
     )
+
+
+def _lost(sources: Mapping[str, Source]) -> dict[str, list[str]]:
+    """By benchmark "class A" and "image A/1.jpg", where something was left out."""
+    told = lambda name: f"{'image' if is_image(name) else 'class'} {name}"
+    return {name: list(map(told, source.left_out)) for name, source in sources.items() if source.left_out}
 
 
 def paper_table(probe: str) -> Table:
@@ -240,11 +244,20 @@ def terminal(found: Survey, width: int) -> list[Any]:
     reasons = unlike(rows[0])
     if not reasons:
         shown.append(to_terminal(paper_table(rows[0]["probe"]), width))
-    for name, source in sources.items():
-        if lost := source.left_out:
-            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-            shown.append(f"{name}: left out {len(lost)}: {', '.join(lost[:5])}{more}")
-    return [*shown, *comparison.coefficients(rows), *comparison.verdicts(differences)]
+    said = []
+    for name, lost in _lost(sources).items():
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+        said.append(f"{name}: left out {', '.join(lost[:5])}{more}")
+    if reasons:
+        said.append("The paper's values were measured otherwise and are not shown; the report says how.")
+    said += [*comparison.coefficients(rows), *comparison.verdicts(differences)]
+    said += comparison.shared_classes(rows, {name: source.classes for name, source in sources.items()})
+    return [*shown, *(_wrapped(line, width) for line in said)]
+
+
+def _wrapped(text: str, width: int) -> str:
+    """In lines of at most `width` characters, none of which breaks "p = .02" or an interval."""
+    return textwrap.fill(unbroken(text), width, break_on_hyphens=False).replace("\u00a0", " ")
 
 
 def draw_tasks(
@@ -288,7 +301,7 @@ def _heat_map(ax, distances):
     image = ax.imshow(distances[np.ix_(order, order)], cmap="viridis", vmin=0)
     ax.grid(visible=False)
     ax.locator_params(integer=True)
-    ax.set(title="the same, like tasks together", xlabel="task (clustered order)", ylabel="task (clustered order)")
+    ax.set(title="the same, similar tasks together", xlabel="task (clustered order)", ylabel="task (clustered order)")
     _colour_bar(ax, image, _UNIT)
 
 
