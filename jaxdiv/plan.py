@@ -249,6 +249,8 @@ class Maker:
                 "head": probe.head,
                 "distance": probe.distance,
                 "interval": probe.interval,
+                "weights": probe.weights,
+                "augment": augment,
                 "noise_floor": noise,
                 "complexity": complexity(stacked).value,
                 "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark),

@@ -1,5 +1,8 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
-Pre-training", which this project's tables stand beside."""
+Pre-training", which this project's tables stand beside where both were measured alike."""
+
+from collections.abc import Mapping
+from typing import Any
 
 # Table 1: diversity coefficient and half-width of its 95% interval, train split.
 PAPER_TABLE1: dict[str, dict[str, tuple[float, float]]] = {
@@ -27,6 +30,14 @@ PAPER_TABLE2: dict[str, dict[str, float]] = {
     "ho_maml_10": {"accuracy": 0.416, "loss": 0.203},
 }
 PAPER_BENCHMARKS = len(PAPER_TABLE1)
+# How the paper's diversity was measured, by the names of this project's settings.
+PAPER_MEASURED: dict[str, Any] = {
+    "estimator": "reference",
+    "head": "adam",
+    "distance": "task2vec",
+    "interval": "iid_pairs",
+    "augment": True,
+}
 _PAPER_ALIASES = {
     "flowers": "flower",
     "vggflower": "flower",
@@ -52,3 +63,11 @@ def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
         if _plain(name) == _plain(benchmark):
             return values.get(_plain(probe))
     return None
+
+
+def measured_alike(row: Mapping[str, Any]) -> bool:
+    """Whether a row of Table 1 was measured as the paper's were: only then may their values stand beside each other.
+
+    A probe without weights (`weights` empty) was never trained, and what a row does not say is taken as different.
+    """
+    return bool(row.get("weights")) and all(row.get(key) == value for key, value in PAPER_MEASURED.items())

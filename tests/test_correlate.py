@@ -84,6 +84,14 @@ def test_published_values_are_found_under_any_spelling():
     assert set(published.PAPER_TABLE2) == set(correlate.METHODS)
 
 
+@pytest.mark.parametrize("other", [{"estimator": "exact"}, {"augment": False}, {"weights": ""}, {"interval": None}, {}])
+def test_a_diversity_is_measured_as_the_papers_only_with_every_setting_of_it(other):
+    row = {"estimator": "reference", "head": "adam", "distance": "task2vec", "interval": "iid_pairs"}
+    row |= {"augment": True, "weights": "imagenet"}
+    assert published.measured_alike(row | other) == (other == {})
+    assert not published.measured_alike({"benchmark": "dtd", "probe": "resnet18", "diversity": 0.1})
+
+
 DRAWS = 400  # of the bootstrap, where its ends are not what is tested
 
 
