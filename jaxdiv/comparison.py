@@ -98,7 +98,7 @@ def how(row: Row) -> str:
     weights = f"weights {row['weights']}" if row["weights"] else "random parameters"
     return (
         f"{row['tasks']} tasks of {row['ways']} classes with {row['shots']} + {row['queries']} images"
-        f"{', augmented' if row['augmented'] else ''}; probe {row['probe']} ({weights}); {row['pixels']} px; estimator "
+        f"{', augmented' if row['augment'] else ''}; probe {row['probe']} ({weights}); {row['pixels']} px; estimator "
         f"{row['estimator']}, head {row['head']}, distance {row['distance']}, interval {row['interval']}"
     )
 

@@ -184,7 +184,7 @@ class Maker:
     def _measured(self) -> dict[str, Any]:
         """How diversity is measured, besides what its row always said."""
         probe = self.config.probe
-        how = {"augmented": self.config.data.augment.diversity, "pixels": probe.pixels, "weights": probe.weights}
+        how = {"augment": self.config.data.augment.diversity, "pixels": probe.pixels, "weights": probe.weights}
         return {**how, **self.task}
 
     def _cut(self) -> dict[str, Any]:

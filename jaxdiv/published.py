@@ -1,5 +1,5 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
-Pre-training", which this project's tables stand beside."""
+Pre-training", which this project's tables stand beside where both were measured alike."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -31,19 +31,19 @@ PAPER_TABLE2: dict[str, dict[str, float]] = {
     "ho_maml_10": {"accuracy": 0.416, "loss": 0.203},
 }
 PAPER_BENCHMARKS = len(PAPER_TABLE1)
-# How Table 1 was measured, by the keys of our own Table 1's rows: what it says, or what its group's code did.
-_MEASURED: dict[str, Any] = {
+# How the paper's diversity was measured, by the names of this project's settings: as it says, or as its code did.
+PAPER_MEASURED: dict[str, Any] = {
     "estimator": "reference",
     "head": "adam",
     "distance": "task2vec",
     "interval": "iid_pairs",
-    "augmented": True,
+    "augment": True,
     "pixels": 84,
     "ways": 5,
     "shots": 5,
     "queries": 15,
 }
-# The probes, and torchvision's file of each one's ImageNet weights.
+# Its probes, and torchvision's file of each one's ImageNet weights.
 _PROBES = {"resnet18": "resnet18-f37072fd", "resnet34": "resnet34-b627a593"}
 _PAPER_ALIASES = {
     "flowers": "flower",
@@ -72,21 +72,22 @@ def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
     return None
 
 
-def unlike(row: Mapping[str, Any]) -> list[str]:
-    """How the paper's Table 1 was measured otherwise than `row` of ours was: "estimator reference (here exact)".
+def measured_alike(row: Mapping[str, Any]) -> bool:
+    """Whether a row of Table 1 was measured as the paper's were: only then may their values stand beside each other."""
+    return not unlike(row)
 
-    Empty where it was measured alike; what a row does not say counts as otherwise.
+
+def unlike(row: Mapping[str, Any]) -> list[str]:
+    """What the paper's Table 1 was measured with that `row` of ours was not: "estimator reference (here exact)".
+
+    What a row does not say is taken as different.
     """
     reasons = []
-    for key, theirs in _MEASURED.items():
+    for key, theirs in PAPER_MEASURED.items():
         if (ours := row.get(key)) != theirs:
             here = "unknown" if ours is None else ours
-            words = f"{key} {theirs} (here {here})"
-            if key == "augmented":
-                words = "augmented tasks (here not)"
-            elif key == "pixels":
-                words = f"{theirs} px (here {here})"
-            reasons.append(words)
+            words = {"augment": "augmented tasks (here not)", "pixels": f"{theirs} px (here {here})"}
+            reasons.append(words.get(key, f"{key} {theirs} (here {here})"))
     probe, weights = row.get("probe"), str(row.get("weights") or "random")
     if probe not in _PROBES:
         reasons.append(f"probe {' or '.join(_PROBES)} (here {probe})")

@@ -57,6 +57,7 @@ def write_report(
         files |= {f"{name}.png": drawn.png, f"{name}.svg": drawn.svg}
     files["report.html"] = build_page(
         title=title,
+        subtitle="",
         answer=headline(analysis, failures, fixed_test_set_name),
         sections=summary(analysis, published, failures, fixed_test_set_name),
         tables=tables,

@@ -134,7 +134,7 @@ def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
         for name, value in (("Settings", settings), ("Provenance", provenance))
     ]
     parts.append(("Details", "".join(details)))
-    return page.assemble(title, lead, parts, note)
+    return page.assemble(title, note, lead, parts)
 
 
 def _bullets(sentences):
@@ -161,7 +161,7 @@ def _coefficients(rows: Sequence[Row]) -> Table:
     text = "Diversity is the mean Task2Vec distance (cosine, 0–1) of two tasks; its interval is over tasks."
     if any(row.get("noise_floor") is not None for row in rows):
         text += " The noise floor is the mean distance of two embeddings of the same task."
-    more = ("path", "train_classes", "train_images", "pixels", "weights", "augmented", "interval")
+    more = ("path", "train_classes", "train_images", "pixels", "weights", "augment", "interval")
     keys = [*TABLE1_COLUMNS, *(key for key in TABLE1_OPTIONAL if any(row.get(key) is not None for row in rows)), *more]
     return Table("table1", "Diversity", text, columns, rows, rows, keys, comparison.how(rows[0]))
 

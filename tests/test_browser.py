@@ -87,8 +87,8 @@ class Browser:
         return session, complaints, asked
 
     def ask(self, session, expression):
-        found = self.do("Runtime.evaluate", session, expression=expression, returnByValue=True)
-        return found["result"]["value"]
+        found = self.do("Runtime.evaluate", session, expression=expression, returnByValue=True, awaitPromise=True)
+        return found["result"].get("value")
 
     def close(self):
         os.close(self.write)
@@ -117,14 +117,20 @@ def page(tmp_path_factory):
     return report.write_report(folder, found, {}, {}, contact_sheets=sheets).as_uri()
 
 
-MEASURE = """(() => {
+# Two frames: what depends on whether a table scrolls is drawn a frame after the table.
+OPEN_ALL = """(async () => {
   document.querySelectorAll("details").forEach(details => details.open = true);
+  for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
+})()"""
+MEASURE = """(() => {
   const box = element => { const r = element.getBoundingClientRect(); return [r.left, r.right, r.width, r.height]; };
   return {
     window: innerWidth,
     page: document.documentElement.scrollWidth,
     figures: [...document.querySelectorAll("svg, img")].map(box),
     tables: [...document.querySelectorAll(".wide")].map(box),
+    scrolls: [...document.querySelectorAll(".wide")].map(wide => wide.scrollWidth > wide.clientWidth),
+    hints: [...document.querySelectorAll(".wide .hint")].map(hint => hint.getBoundingClientRect().height > 10),
     lost: [...document.querySelectorAll("nav a")].filter(a => !document.querySelector(a.getAttribute("href"))).length,
     links: document.querySelectorAll("nav a").length,
     paper: getComputedStyle(document.body).backgroundColor,
@@ -138,6 +144,7 @@ def test_the_page_shows_every_figure_within_its_width_and_asks_for_nothing(brows
     session, complaints, asked = browser.open(page, width, scheme)
     assert complaints == []
     assert asked[0] == page and all(url.startswith("data:") for url in asked[1:])
+    browser.ask(session, OPEN_ALL)
     found = browser.ask(session, MEASURE)
     assert found["window"] == width and found["page"] <= width
     # Figures 1 and 3: two methods; 2: one panel; 4: one MAML method; 5: two methods, two metrics; a contact sheet.
@@ -145,6 +152,8 @@ def test_the_page_shows_every_figure_within_its_width_and_asks_for_nothing(brows
     for left, right, wide, tall in found["figures"]:
         assert wide > 200 and tall > 200 and left >= 0 and right <= width
     assert found["tables"] and all(left >= 0 and right <= width for left, right, _, _ in found["tables"])
+    # A table that is wider than the page says so, and no other does.
+    assert any(found["scrolls"]) and not all(found["scrolls"]) and found["hints"] == found["scrolls"]
     assert found["links"] > 5 and found["lost"] == 0
     bright = lambda colour: sum(map(int, colour[4:-1].split(","))) > 3 * 128
     assert (bright(found["paper"]), bright(found["ink"])) == ((True, False) if scheme == "light" else (False, True))
