@@ -68,6 +68,19 @@ def coefficients(rows: Sequence[Row]) -> list[str]:
     return [f"Diversity coefficients: {listed(told)} (95% intervals)."]
 
 
+def between(rows: Sequence[Row]) -> list[str]:
+    """The cross distances in a sentence, of a few benchmarks. rows: of `cross_rows`."""
+    names = list(dict.fromkeys(row["benchmark"] for row in rows))
+    pairs = [row for row in rows if names.index(row["benchmark"]) < names.index(row["other"])]
+    if not pairs or len(pairs) > _SOME:
+        return []
+    told = [
+        f"{span(row['distance'], row['ci_low'], row['ci_high'], DIGITS)} between {row['benchmark']} and {row['other']}"
+        for row in pairs
+    ]
+    return [f"Mean distance of two tasks: {listed(told)}."]
+
+
 def verdicts(rows: Sequence[Row]) -> list[str]:
     """Which benchmark is more diverse, a sentence a pair; of many pairs, how many are decided.
 

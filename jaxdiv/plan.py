@@ -99,7 +99,10 @@ class Maker:
 
     def prepared(self, benchmark: str, pixels: int) -> list[Unit]:
         """The units that make a benchmark's base sets."""
-        return [self._prepare(base, pixels) for base in benchmarks.components(self._source(benchmark), self.data.own)]
+        return [self._prepare(base, pixels) for base in self._bases(benchmark)]
+
+    def _bases(self, benchmark: str) -> tuple[str, ...]:
+        return benchmarks.components(self._source(benchmark), self.data.own)
 
     def _source(self, benchmark: str) -> str:
         """Where a benchmark's classes come from: a subset's are the pool's."""
@@ -266,6 +269,7 @@ class Maker:
                 "head": probe.head,
                 "distance": probe.distance,
                 "interval": probe.interval,
+                "own": any(base in self.data.own for base in self._bases(benchmark)),
                 **self._measured(),
                 "noise_floor": noise,
                 "complexity": complexity(stacked).value,
@@ -457,7 +461,7 @@ class Maker:
             images = [number * cut.images for number in classes]
         elif cut.classes:
             images = []  # as many as the classes drawn have
-        paths = [self.data.own.get(base, "") for base in benchmarks.components(self._source(benchmark), self.data.own)]
+        paths = [self.data.own.get(base, "") for base in self._bases(benchmark)]
         lost = [name for part in parts for name in part["left_out"]]
         return survey.Source(tuple(filter(None, paths)), tuple(classes), sum(images) or None, tuple(lost))
 

@@ -73,8 +73,9 @@ def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
 
 
 def measured_alike(row: Mapping[str, Any]) -> bool:
-    """Whether a row of Table 1 was measured as the paper's were: only then may their values stand beside each other."""
-    return not unlike(row)
+    """Whether a row of Table 1 may have the paper's value of its name beside it: it was measured as the paper's were,
+    and it is not of a user's own images (`own`), whose name says nothing."""
+    return not row.get("own") and not unlike(row)
 
 
 def unlike(row: Mapping[str, Any]) -> list[str]:

@@ -107,7 +107,7 @@ def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
     title = f"Diversity of {listed(names)}" if len(names) < 4 else f"Diversity of {len(names)} {what}"
     lead = comparison.coefficients(rows)
     if len(rows) > 1:
-        lead += comparison.verdicts(tables[2].records)
+        lead += [*comparison.between(tables[1].records), *comparison.verdicts(tables[2].records)]
     lead += comparison.shared_classes(rows, {name: source.classes for name, source in sources.items()})
     parts = [(f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page._table(tables[0]) + _left_out(sources))]
     parts.append(("What may be compared", _bullets(comparison.comparable(rows))))
@@ -236,8 +236,7 @@ def paper_table(probe: str) -> Table:
 
 def terminal(found: Survey, width: int) -> list[Any]:
     """What a terminal of `width` columns shows at the end: tables, what was left out, and the conclusion."""
-    rows, _, sources = found
-    differences = comparison.difference_rows(found.distances())
+    rows, embeddings, sources = found
     own = _coefficients([_with_source(row, sources[row["benchmark"]]) for row in rows])
     own = own._replace(columns=[column for column in own.columns if column.heading != "folder"], fixed="")
     shown: list[Any] = [to_terminal(own, width)]
@@ -250,7 +249,8 @@ def terminal(found: Survey, width: int) -> list[Any]:
         said.append(f"{name}: left out {', '.join(lost[:5])}{more}")
     if reasons:
         said.append("The paper's values were measured otherwise and are not shown; the report says how.")
-    said += [*comparison.coefficients(rows), *comparison.verdicts(differences)]
+    said += [*comparison.coefficients(rows), *comparison.between(comparison.cross_rows(rows, embeddings))]
+    said += comparison.verdicts(comparison.difference_rows(found.distances()))
     said += comparison.shared_classes(rows, {name: source.classes for name, source in sources.items()})
     return [*shown, *(_wrapped(line, width) for line in said)]
 

@@ -66,6 +66,12 @@ def test_the_cross_table_has_every_two_in_both_orders_and_the_coefficients_on_it
     for pair in (("a", "b"), ("b", "a")):
         ours = tuple(found[pair][key] for key in ("distance", "ci_low", "ci_high"))
         assert ours == pytest.approx(expected)
+    (text,) = comparison.between(list(found.values()))
+    assert (
+        text.startswith(f"Mean distance of two tasks: {expected.value:.3f} ".replace("0.", "."))
+        and "between a and b" in text
+    )
+    assert comparison.between(comparison.cross_rows(rows[:1], embeddings)) == []
 
 
 def test_a_pair_that_differs_is_decided_and_named_in_either_order():

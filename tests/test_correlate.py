@@ -108,6 +108,7 @@ def test_a_diversity_is_measured_as_the_papers_only_with_every_setting_of_it(oth
     found = published.unlike(row | other)
     assert published.measured_alike(row | other) == (not reason) == (not found)
     assert len(found) <= 1 and reason in "".join(found)
+    assert not published.measured_alike(row | {"own": True})  # a user's own "flowers" are not the paper's
     assert not published.measured_alike({"benchmark": "dtd", "probe": "resnet18", "diversity": 0.1})
 
 
