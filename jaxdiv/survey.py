@@ -150,13 +150,13 @@ def _coefficients(rows: Sequence[Row]) -> Table:
     own = all(row["path"] for row in rows)
     columns = [
         Column("name" if own else "benchmark", lambda row: row["benchmark"], number=False),
-        Column("folder", lambda row: row["path"], number=False),
-        Column("classes", lambda row: f"{row['train_classes']:,}"),
-        Column("images", lambda row: DASH if row["train_images"] is None else f"{row['train_images']:,}"),
         Column("diversity", lambda row: short(row["diversity"], comparison.DIGITS)),
         Column("95% interval", lambda row: _interval(row)),
         Column("noise floor", lambda row: short(row.get("noise_floor"), comparison.DIGITS)),
         Column("true", lambda row: short(row.get("true_diversity"), comparison.DIGITS)),
+        Column("classes", lambda row: f"{row['train_classes']:,}"),
+        Column("images", lambda row: DASH if row["train_images"] is None else f"{row['train_images']:,}"),
+        Column("folder", lambda row: row["path"], number=False),
     ]
     text = "Diversity is the mean Task2Vec distance (cosine, 0–1) of two tasks; its interval is over tasks."
     if any(row.get("noise_floor") is not None for row in rows):
