@@ -183,6 +183,11 @@ class Maker:
         """The benchmarks whose images are shown: of subsets, the pool that they are from."""
         return [self.config.controlled.pool] if self.controlled else self.names
 
+    def _generated(self) -> list[str]:
+        """The benchmarks whose every image is generated."""
+        parts = {name: benchmarks.components(self._source(name)) for name in self.names}
+        return [name for name in self.names if all(synthetic.spread(part) is not None for part in parts[name])]
+
     def show_data(self, units: Iterable[Unit], console: Console) -> None:
         """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
         folder = self.workdir / "data"
@@ -346,6 +351,8 @@ class Maker:
                 "train_images": facts["train_images"],
                 "train_classes": facts["train_classes"],
                 "batch_norm": config.learner.batch_norm,
+                "net": config.learner.net,
+                "pixels": config.learner.pixels,
                 "tasks": tasks,
             }
             return row, result._asdict()
@@ -415,6 +422,8 @@ class Maker:
                 # As the user named it: the union of all data sets spelt out would fill a figure's title.
                 config.evaluation.fixed_test_set,
                 {name: self.workdir / "data" / f"{name}.png" for name in self._shown()},
+                f"Diversity and performance: {self.workdir.resolve().name}",
+                self._generated(),
             )
             write_curves(folder, self._curves())
             return {"folder": str(folder)}, {}

@@ -1,7 +1,7 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
 Pre-training", which this project's tables stand beside where both were measured alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Table 1: diversity coefficient and half-width of its 95% interval, train split.
@@ -38,6 +38,8 @@ PAPER_MEASURED: dict[str, Any] = {
     "interval": "iid_pairs",
     "augment": True,
 }
+# And how its R² came about: the learner of every benchmark.
+PAPER_TRAINED: dict[str, Any] = {"net": "resnet12", "pixels": 84}
 _PAPER_ALIASES = {
     "flowers": "flower",
     "vggflower": "flower",
@@ -71,3 +73,12 @@ def measured_alike(row: Mapping[str, Any]) -> bool:
     A probe without weights (`weights` empty) was never trained, and what a row does not say is taken as different.
     """
     return bool(row.get("weights")) and all(row.get(key) == value for key, value in PAPER_MEASURED.items())
+
+
+def r2_measured_alike(diversity: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a study's R² may stand beside the paper's: over benchmarks of the paper's only, whose diversity was
+    measured as the paper's (rows of Table 1), of learners like the paper's (points)."""
+    diversity, points = list(diversity), list(points)
+    theirs = [measured_alike(row) and paper_diversity(row["benchmark"], row["probe"]) is not None for row in diversity]
+    trained = [all(point.get(key) == value for key, value in PAPER_TRAINED.items()) for point in points]
+    return bool(theirs and trained) and all(theirs) and all(trained)
