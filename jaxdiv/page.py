@@ -139,12 +139,16 @@ def _figure(name: str, panels: list[list[str]], numbers: Mapping[str, int], test
     key = ""
     if name != "figure2":
         items = sorted(numbers.items(), key=lambda item: item[1])
-        key = " ".join(f'<span class="key"><b>{i}</b> {html.escape(b)}</span>' for b, i in items)
-        key = f'<p class="note">{key}</p>'
-    style = "panels large" if name == "figure2" else "panels"
-    rows = "".join(f'<div class="{style}">{"".join(f"<div>{svg}</div>" for svg in row)}</div>' for row in panels)
+        key = "".join(f"<span><b>{i}</b> {html.escape(b)}</span>" for b, i in items)
+        # The last of a row of panels: it takes the room that they leave.
+        key = f'<div class="key"><p>Benchmarks, least diverse first:</p><div>{key}</div></div>'
+    rows = ""
+    for row in panels:
+        # Of three columns, one panel alone would leave two empty.
+        style = "panels large" if name == "figure2" or len(row) % 3 == 1 else "panels"
+        rows += f'<div class="{style}">{"".join(f"<div>{svg}</div>" for svg in row)}{key}</div>'
     shown = rows or "<p>No points to show.</p>"
-    return f'<section id="{name}"><h3>{title}</h3><p>{html.escape(text)}</p>{key}{shown}</section>'
+    return f'<section id="{name}"><h3>{title}</h3><p>{html.escape(text)}</p>{shown}</section>'
 
 
 _SHEET = (500, 836)  # of a sheet's pixels, those shown: 7 images of 8 classes, of the first two splits
@@ -199,8 +203,7 @@ h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.25rem; margin-top: 2.2rem; }}
 h3 {{ font-size: 1rem; margin: 1rem 0 .2rem; }}
 p {{ max-width: 48rem; }} ul {{ margin: .2rem 0; padding-left: 1.2rem; }}
 .subtitle {{ color: var(--soft); margin: -.7rem 0 1rem; }}
-.lead {{ font-size: 1.1rem; margin: .5rem 0; }} .note {{ color: var(--soft); font-size: .9rem; max-width: none; }}
-.key {{ white-space: nowrap; margin-right: .7rem; }}
+.lead {{ font-size: 1.1rem; margin: .5rem 0; }} 
 .words {{ display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }}
 .words section:only-of-type, .failed {{ grid-column: 1 / -1; }}
@@ -229,10 +232,14 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; p
   border-block: 1px solid var(--grid); }}
 a {{ color: inherit; }} h2 {{ scroll-margin-top: .5rem; }}
 td.num, th.num {{ text-align: right; }}
-.panels {{ display: grid; gap: .5rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }}
+.panels {{ display: flex; flex-wrap: wrap; gap: .5rem; --columns: 3; }}
+.panels > * {{ flex: 0 0 calc((100% - (var(--columns) - 1) * .5rem) / var(--columns)); }}
+.large {{ --columns: 2; }}
+.panels .key {{ flex: 1 1 0; min-width: min(100%, 12rem); color: var(--soft); font-size: .85rem; align-self: center; }}
+.key p {{ margin: 0 0 .3rem; }} .key div {{ display: flex; flex-wrap: wrap; gap: .1rem .9rem; }}
 .panels svg, .panels img {{ width: 100%; max-width: 520px; height: auto; display: block; }}
-.large {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }}
+@media (max-width: 1060px) {{ .panels {{ --columns: 2; }} }}
+@media (max-width: 710px) {{ .panels {{ --columns: 1; }} }}
 figure {{ margin: 0; }} figcaption {{ font-size: .85rem; color: var(--soft); }}
 details {{ margin-top: 1rem; }} summary {{ cursor: pointer; font-weight: 600; }}
 pre {{ font-size: .8rem; white-space: pre-wrap; }}
@@ -240,7 +247,7 @@ pre {{ font-size: .8rem; white-space: pre-wrap; }}
   body {{ max-width: none; font-size: 10pt; padding: 0; }}
   nav {{ display: none; }} .wide {{ overflow: visible; background: none; }}
   table {{ font-size: 6.5pt; }} th, td {{ padding: .1rem .25rem; }}
-  .panels {{ grid-template-columns: repeat(3, 1fr); }} .large {{ grid-template-columns: 1fr 1fr; }}
+  .panels {{ --columns: 3; }} .large {{ --columns: 2; }}
   .panels > *, tr, .words section {{ break-inside: avoid; }}
   h2, h3 {{ break-after: avoid; }}
 }}

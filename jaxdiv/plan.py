@@ -203,6 +203,10 @@ class Maker:
         """The benchmarks whose images are shown: of subsets, the pool that they are from."""
         return [self.config.controlled.pool] if self.controlled else self.names
 
+    def _generated(self) -> list[str]:
+        """The benchmarks whose every image is generated."""
+        return [name for name in self.names if all(synthetic.spread(base) is not None for base in self._bases(name))]
+
     def show_data(self, units: Iterable[Unit], console: Console) -> None:
         """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
         folder = self.workdir / "data"
@@ -366,6 +370,8 @@ class Maker:
                 "train_images": facts["train_images"],
                 "train_classes": facts["train_classes"],
                 "batch_norm": config.learner.batch_norm,
+                "net": config.learner.net,
+                "pixels": config.learner.pixels,
                 "tasks": tasks,
             }
             return row, result._asdict()
@@ -435,6 +441,8 @@ class Maker:
                 # As the user named it: the union of all data sets spelt out would fill a figure's title.
                 config.evaluation.fixed_test_set,
                 {name: self.workdir / "data" / f"{name}.png" for name in self._shown()},
+                f"Diversity and performance: {self.workdir.resolve().name}",
+                self._generated(),
             )
             write_curves(folder, self._curves())
             return {"folder": str(folder)}, {}

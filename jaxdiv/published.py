@@ -1,7 +1,7 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
 Pre-training", which this project's tables stand beside where both were measured alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -45,6 +45,8 @@ PAPER_MEASURED: dict[str, Any] = {
 }
 # Its probes, and torchvision's file of each one's ImageNet weights.
 _PROBES = {"resnet18": "resnet18-f37072fd", "resnet34": "resnet34-b627a593"}
+# And how its R² came about: the learner of every benchmark.
+PAPER_TRAINED: dict[str, Any] = {"net": "resnet12", "pixels": 84}
 _PAPER_ALIASES = {
     "flowers": "flower",
     "vggflower": "flower",
@@ -96,3 +98,12 @@ def unlike(row: Mapping[str, Any]) -> list[str]:
     elif weights != "imagenet" and PurePath(weights).stem != _PROBES[probe]:
         reasons.append(f"torchvision's ImageNet weights (here {weights}; torchvision's file is {_PROBES[probe]}.pth)")
     return reasons
+
+
+def r2_measured_alike(diversity: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a study's R² may stand beside the paper's: over benchmarks of the paper's only, whose diversity was
+    measured as the paper's (rows of Table 1), of learners like the paper's (points)."""
+    diversity, points = list(diversity), list(points)
+    theirs = [measured_alike(row) and paper_diversity(row["benchmark"], row["probe"]) is not None for row in diversity]
+    trained = [all(point.get(key) == value for key, value in PAPER_TRAINED.items()) for point in points]
+    return bool(theirs and trained) and all(theirs) and all(trained)

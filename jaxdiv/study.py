@@ -10,6 +10,7 @@ from rich.console import Console
 
 from jaxdiv import report, survey, train
 from jaxdiv.errors import InputError
+from jaxdiv.findings import conclusion, true_beside_measured
 from jaxdiv.plan import Maker
 from jaxdiv.progress import Watch
 from jaxdiv.settings import check_stages, claim
@@ -53,7 +54,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
         correlated.execute(_silent)
     if "report" in stages:
         unit = maker.report(needed(correlated, "report"), failures)
-        _show_report(unit, workdir / "report" / "report.html", console)
+        _show_report(unit, workdir / "report" / "report.html", config.evaluation.fixed_test_set, console)
     return 1 if failures else 0
 
 
@@ -97,14 +98,19 @@ def _out_of_memory(stage: str) -> str:
     return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command goes on from here"
 
 
-def _show_report(unit: Unit, page: Path, console: Console) -> None:
-    """Write the report unless it is there, and show its tables."""
+def _show_report(unit: Unit, page: Path, test_set: str, console: Console) -> None:
+    """Write the report unless it is there, and show its tables and its answer. test_set: the fixed one."""
     if not unit.done or not page.exists():
         with console.status("drawing the report"):
             unit.execute(_silent)
     found = unit.inputs[0].result
-    for table in report.terminal_tables(found["diversity"], found["correlations"], width=console.width):
-        console.print(table)
+    first, second = report.terminal_tables(found["diversity"], found["correlations"], console.width, found["points"])
+    say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
+    console.print(first)
+    if scales := true_beside_measured(found["diversity"]):
+        say(scales)
+    console.print(second)
+    say(conclusion(found, test_set))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 

@@ -131,6 +131,10 @@ MEASURE = """(() => {
     tables: [...document.querySelectorAll(".wide")].map(box),
     scrolls: [...document.querySelectorAll(".wide")].map(wide => wide.scrollWidth > wide.clientWidth),
     hints: [...document.querySelectorAll(".wide .hint")].map(hint => hint.getBoundingClientRect().height > 10),
+    rows: [...document.querySelectorAll(".panels:has(.key)")].map(row => {
+      const boxes = [...row.children].map(box), right = row.getBoundingClientRect().right;
+      return [right - Math.max(...boxes.slice(-1).map(b => b[1])), right - Math.max(...boxes.map(b => b[1]))];
+    }),
     lost: [...document.querySelectorAll("nav a")].filter(a => !document.querySelector(a.getAttribute("href"))).length,
     links: document.querySelectorAll("nav a").length,
     paper: getComputedStyle(document.body).backgroundColor,
@@ -152,6 +156,8 @@ def test_the_page_shows_every_figure_within_its_width_and_asks_for_nothing(brows
     for left, right, wide, tall in found["figures"]:
         assert wide > 200 and tall > 200 and left >= 0 and right <= width
     assert found["tables"] and all(left >= 0 and right <= width for left, right, _, _ in found["tables"])
+    # The key of the numbers takes what the panels of a row leave: no cell is empty.
+    assert found["rows"] and all(abs(gap) < 1 for gaps in found["rows"] for gap in gaps)
     # A table that is wider than the page says so, and no other does.
     assert any(found["scrolls"]) and not all(found["scrolls"]) and found["hints"] == found["scrolls"]
     assert found["links"] > 5 and found["lost"] == 0
