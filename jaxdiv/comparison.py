@@ -174,5 +174,7 @@ def paper_sentence(rows: Sequence[Row]) -> str:
         return "With the paper's Table 1: its values were measured alike, on its own benchmarks."
     text = f"Not with the paper's Table 1, which had {listed(reasons)}."
     if any(reason.startswith(("estimator", "head", "distance", "interval", "augmented")) for reason in reasons):
-        text += " --config.preset=paper sets estimator, head, distance, interval and augmentation as there."
+        text += (
+            " --config.preset=paper sets estimator, head, distance, interval and augmentation as there, unless given."
+        )
     return text

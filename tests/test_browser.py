@@ -13,7 +13,9 @@ import pytest
 from made_up import controlled_analysis
 from PIL import Image
 
-from jaxdiv import report
+from jaxdiv import report, survey
+from jaxdiv.diversity import diversity
+from jaxdiv.published import PAPER_MEASURED
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium or google-chrome on this machine")
@@ -177,3 +179,22 @@ def test_the_page_forbids_the_requests_that_it_does_not_make(browser, page, tmp_
     (tmp_path / "changed.html").write_text(text.replace("<h1>", '<img src="http://127.0.0.1:9/x.png"><h1>'))
     _, complaints, _ = browser.open((tmp_path / "changed.html").as_uri(), 390)
     assert any("Content Security Policy" in json.dumps(complaint) for complaint in complaints)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_page_of_ones_own_folders_fits_too(browser, tmp_path, width, scheme):
+    rng = np.random.default_rng(0)
+    tasks = {name: np.exp(rng.normal(size=(6, 20))) for name in ("birds", "moths-of-a-long-name", "c")}
+    how = PAPER_MEASURED | {"probe": "resnet18", "weights": "imagenet", "tasks": 6}
+    rows = [
+        dict(zip(("diversity", "ci_low", "ci_high"), diversity(of_tasks), strict=True)) | how | {"benchmark": name}
+        for name, of_tasks in tasks.items()
+    ]
+    sources = {name: survey.Source((f"/a/long/path/to/{name}",), (9,), 300, ()) for name in tasks}
+    page = survey.write_survey(tmp_path, survey.Survey(rows, tasks, sources), {}, {}, {}).as_uri()
+    session, complaints, asked = browser.open(page, width, scheme)
+    assert complaints == [] and asked[0] == page and all(url.startswith("data:") for url in asked[1:])
+    found = browser.ask(session, MEASURE)
+    assert found["page"] <= width and len(found["figures"]) == 3 * 3 and len(found["tables"]) == 4
+    assert all(left >= 0 and right <= width for left, right, _, _ in found["figures"] + found["tables"])
+    assert found["links"] >= 5 and found["lost"] == 0
