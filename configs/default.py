@@ -7,6 +7,7 @@ Measured diversity must rise with the true one (`gauss-S` has spread S), and acc
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -23,7 +24,12 @@ def get_config() -> ConfigDict:
                 "gauss-1.0",
                 "gauss-1.6",
             ),
-            "images": "",  # your own folder of images, a sub-folder a class: the benchmark "images"
+            # Your own folders of images, a sub-folder per class: DIR or NAME=DIR, with commas between several. Each is
+            # a benchmark by its name, by default the folder's; "images" is the benchmark of all of them together.
+            "images": "",
+            # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
+            # `data.augment.diversity` where they are empty (jaxdiv/settings.py). "jaxdiv", or "paper": as its Table 1.
+            "preset": "jaxdiv",
             "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),
             "seeds": (0,),  # training runs of each benchmark and method
             "task": {"ways": 5, "shots": 5, "queries": 15},
@@ -32,8 +38,8 @@ def get_config() -> ConfigDict:
                 "dir": "",  # where prepared data sets and downloads are kept; empty: in ~/.cache/jaxdiv
                 "download": True,  # whether archives may be downloaded
                 "partial": False,  # leave out classes that are absent or too small, instead of refusing
-                "skip_broken": False,  # leave out images of `images` that cannot be decoded, instead of refusing
-                "split": {  # of the classes of `images`
+                "skip_broken": False,  # leave out your own images that cannot be decoded, instead of refusing
+                "split": {  # of the classes of your own folders
                     "fractions": (0.64, 0.16, 0.2),  # for train, val, test, drawn
                     "seed": 0,  # by this seed
                     "file": "",  # or as a file tells: a line `train CLASS`, `val CLASS` or `test CLASS` for each
@@ -41,9 +47,9 @@ def get_config() -> ConfigDict:
                 # Every train split cut to the same number of classes, as evenly from its data sets as can be, and of
                 # images of each: a study in which size cannot explain anything. 0: all there are.
                 "cut": {"classes": 0, "images": 0},
-                # The study's train augmentation of each data set (generated ones have none), in the tasks that
-                # diversity is measured on, which is the reference's protocol, and in training.
-                "augment": {"diversity": False, "training": False},
+                # The study's train augmentation of each data set (generated ones have none; your own get that of
+                # photographs), in the tasks that diversity is measured on (None: the preset's) and in training.
+                "augment": {"diversity": placeholder(bool), "training": False},
                 "classes": (32, 8, 16),  # train, val, test classes of a generated benchmark
                 "images": 20,  # and its images per class
             },
@@ -60,11 +66,11 @@ def get_config() -> ConfigDict:
                 "seed": 0,
                 "pixels": 16,
                 "tasks": 12,
-                "estimator": "exact",
-                "head": "converged",
+                "estimator": "",  # empty: the preset's (exact); also of the next three
+                "head": "",  # converged
+                "distance": "",  # task2vec_scale_free
+                "interval": "",  # jackknife
                 "floor_tasks": 4,  # embedded twice for the noise floor, where the estimator or the head draws
-                "distance": "task2vec_scale_free",
-                "interval": "jackknife",
             },
             "learner": {
                 "net": "conv4",

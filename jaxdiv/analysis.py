@@ -10,7 +10,7 @@ from jaxdiv import controls
 from jaxdiv.correlate import correlations, differences
 
 Row = dict[str, Any]
-STATISTICS = 3  # raised with every change of what is computed: an older study's results are then computed anew
+STATISTICS = 4  # raised with every change of what is computed: an older study's results are then computed anew
 
 
 def analyse(

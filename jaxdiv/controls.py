@@ -16,22 +16,33 @@ from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_orde
 from jaxdiv.inference import holm, p_of_r, r_interval
 from jaxdiv.regression import r_squared, varies
 from jaxdiv.subsets import LEVELS
+from jaxdiv.wording import listed
 
 Point = Mapping[str, Any]
 Row = dict[str, Any]
 ONE_PERCENT = 0.01  # of accuracy: the group's smallest difference of interest
 _UNDECIDED = "undecided"
+NOTHING = "nothing"  # given, where no covariate could be
+ONE_SIZE = "all benchmarks are of one size"
+_WORDS = {
+    "log images": "number of images",
+    "log classes": "number of classes",
+    "share of omniglot": "share of Omniglot",
+}
 
 
 def covariates(points: Sequence[Point]) -> dict[str, dict[str, float]]:
-    """What besides diversity tells benchmarks apart, by name and benchmark: sizes as logarithms, Omniglot's share."""
-    found: dict[str, dict[str, float]] = {"log images": {}, "log classes": {}, "share of omniglot": {}}
+    """What besides diversity tells benchmarks apart, by name and benchmark: sizes as logarithms, and Omniglot's share
+    unless it is known that none has any."""
+    found: dict[str, dict[str, float]] = {"log images": {}, "log classes": {}}
+    if any(point.get("share") is None or point["share"].get("omniglot") for point in points):
+        found["share of omniglot"] = {}
     for point in points:
         name = point["benchmark"]
         for title, key in (("log images", "train_images"), ("log classes", "train_classes")):
             if point.get(key):
                 found[title][name] = math.log(point[key])
-        if point.get("share") is not None:
+        if point.get("share") is not None and "share of omniglot" in found:
             found["share of omniglot"][name] = float(point["share"].get("omniglot", 0.0))
     return found
 
@@ -74,7 +85,7 @@ def partial_correlation(
     left_x, left_y = _rest(x, basis), _rest(y, basis)
     scale_x, scale_y = float(np.linalg.norm(left_x)), float(np.linalg.norm(left_y))
     spread = float(((y - y.mean()) ** 2).sum())
-    explained = 1 - scale_y**2 / spread if varies(y) else None
+    explained = max(0.0, 1 - scale_y**2 / spread) if varies(y) else None  # rounding may go below zero
     for scale, whole, what in ((scale_x, x, "diversity"), (scale_y, y, "performance")):
         if scale <= 1e-9 * max(float(np.linalg.norm(whole)), 1e-300):
             short = f"the covariates leave nothing of {what}"
@@ -89,7 +100,7 @@ def partial_correlations(points: Sequence[Point]) -> list[Row]:
 
     Keys: method, metric, test_set, n, given (the covariates in words), r2 (the share of what they leave that diversity
     explains), r, low, high (of r), p_value, p_holm, raw_r2, covariates_r2 (of performance, by the covariates alone),
-    note.
+    note. Where none can be used, `given` is NOTHING, every number but raw_r2 is None, and `note` says why.
     """
     known = covariates(points)
     rows = []
@@ -98,10 +109,15 @@ def partial_correlations(points: Sequence[Point]) -> list[Row]:
         given = {title: np.array([by[name] for name in group.names]) for title, by in usable.items()}
         found = partial_correlation(group.x, group.y, given)
         lacking = ", ".join(title for title in known if title not in usable)
+        note = found.note
+        if not found.given:  # what would be left is no partial correlation
+            same = listed(_WORDS[title] for title in given)
+            note = f"all benchmarks have the same {same}" if same and group.names else ""
+            found = Partial(None, None, None, None, None, (), note)
         rows.append(
             {
                 **group.what,
-                "given": ", ".join(found.given) or "nothing",
+                "given": ", ".join(found.given) or NOTHING,
                 "r2": None if found.r is None else found.r**2,
                 "r": found.r,
                 "low": found.low,
@@ -109,7 +125,7 @@ def partial_correlations(points: Sequence[Point]) -> list[Row]:
                 "p_value": found.p_value,
                 "raw_r2": r_squared(group.x, group.y).r2,
                 "covariates_r2": found.covariates_r2,
-                "note": "; ".join(filter(None, (found.note, f"not known: {lacking}" if lacking else ""))),
+                "note": "; ".join(filter(None, (note, f"not known: {lacking}" if lacking else ""))),
             }
         )
     return _with_holm(rows)
@@ -133,7 +149,7 @@ def size_or_diversity(points: Sequence[Point]) -> list[Row]:
             of_size = partial_correlation(size, group.y, {"diversity": group.x})
             p_diversity, p_size = of_diversity.p_value, of_size.p_value
             if not of_diversity.given:
-                note = "all benchmarks are of one size" if len(size) else "no benchmarks"
+                note = ONE_SIZE if len(size) else "no benchmarks"
             elif p_diversity is None or p_size is None:
                 note = of_diversity.note or of_size.note
             else:

@@ -134,11 +134,32 @@ def jackknife(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
 
     Leaving task i out gives θᵢ; variance (n−1)/n Σ(θᵢ − θ̄)², Student's t with n−1 degrees of freedom (Arvesen 1969).
     """
+    value, error, freedom = _jackknife(distances)
+    return _interval(value, error, freedom)
+
+
+def _jackknife(distances):
+    """The mean pair distance, its standard error and degrees of freedom."""
     n = _enough(distances)
     total, rows = np.triu(distances, 1).sum(), distances.sum(1)
     without = (total - rows) / ((n - 1) * (n - 2) / 2)
     error = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-    return _interval(total / (n * (n - 1) / 2), error, n - 1)
+    return total / (n * (n - 1) / 2), error, n - 1
+
+
+def difference(
+    one: Float[np.ndarray, "tasks tasks"], other: Float[np.ndarray, "others others"]
+) -> tuple[Estimate, float]:
+    """One coefficient minus another, from the distances of tasks drawn independently, and its two-sided p-value.
+
+    The variance is the sum of both jackknives'; Student's t with Welch's degrees of freedom (Welch 1947).
+    """
+    (a, a_error, a_freedom), (b, b_error, b_freedom) = _jackknife(one), _jackknife(other)
+    error = float(np.hypot(a_error, b_error))
+    if error == 0:  # no task differs from another in its distances
+        return Estimate(float(a - b), float(a - b), float(a - b)), float(a == b)
+    freedom = error**4 / (a_error**4 / a_freedom + b_error**4 / b_freedom)
+    return _interval(a - b, error, freedom), float(2 * stats.t.sf(abs(a - b) / error, freedom))
 
 
 def iid_pairs(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
@@ -262,7 +283,7 @@ def complexity(embeddings: Float[ArrayLike, "tasks filters"]) -> Estimate:
     return _interval(lengths.mean(), lengths.std(ddof=1) / np.sqrt(len(rows)), len(rows) - 1)
 
 
-def _interval(value: float, error: float, freedom: int) -> Estimate:
+def _interval(value: float, error: float, freedom: float) -> Estimate:
     half = float(stats.t.ppf(0.975, freedom) * error)
     return Estimate(float(value), float(value) - half, float(value) + half)
 

@@ -191,8 +191,9 @@ def key_lines(numbers: Mapping[str, int], characters: int) -> list[str]:
 class Figure(NamedTuple):
     """One figure before it is drawn.
 
-    grid: rows of panels, each drawn by a function of its axes. size: inches of a panel. below: inches under its axes,
-    for ticks, the axis's name and a legend. labels: the axes' names by row. foot: lines under all panels.
+    grid: rows of panels, each drawn by a function of its axes; one row may be shorter than another. size: inches of a
+    panel. below: inches under its axes, for ticks, the axis's name and a legend. labels: the axes' names by row. foot:
+    lines under all panels.
     """
 
     name: str
@@ -256,7 +257,7 @@ def _cut(svg: str, plan: Figure) -> list[list[str]]:
     dark. Identifiers get the figure's name, for several figures share the page; glyphs and clip paths defined
     in one panel serve the others.
     """
-    name, columns = plan.name, max(map(len, plan.grid), default=1)
+    name = plan.name
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-").replace("xlink:href", "href")
     svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)").replace(GRID, "var(--grid)")
@@ -265,10 +266,10 @@ def _cut(svg: str, plan: Figure) -> list[list[str]]:
     clips = "".join(re.findall(r"<clipPath.*?</clipPath>", svg, flags=re.DOTALL))
     base = "".join(re.findall(r"<style.*?</style>", svg, flags=re.DOTALL))
     wide, tall = (round(72 * inches, 2) for inches in plan.size)
-    panels = []
-    for i, body in enumerate(found):
-        view = f"{wide * (i % columns):g} {tall * (i // columns):g} {wide:g} {tall:g}"
-        defs = f"<defs>{base}{clips}</defs>" if i == 0 else ""
+    panels: list[list[str]] = [[] for _ in plan.grid]
+    places = [(r, c) for r, row in enumerate(plan.grid) for c in range(len(row))]
+    for (r, c), body in zip(places, found, strict=True):
+        defs = f"<defs>{base}{clips}</defs>" if (r, c) == (0, 0) else ""
         body = re.sub(r"\s*\n\s*", "\n", body)
-        panels.append(f'<svg viewBox="{view}" role="img">{defs}{body}</svg>')
-    return [panels[r * columns : (r + 1) * columns] for r in range(len(plan.grid))]
+        panels[r].append(f'<svg viewBox="{wide * c:g} {tall * r:g} {wide:g} {tall:g}" role="img">{defs}{body}</svg>')
+    return panels

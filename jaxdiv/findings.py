@@ -9,19 +9,22 @@ from typing import Any
 
 from scipy import special
 
-from jaxdiv.correlate import METHODS, METRICS, in_order
+from jaxdiv.controls import NOTHING, ONE_SIZE
+from jaxdiv.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order
 from jaxdiv.regression import r_squared, smallest_significant_r2
 from jaxdiv.wording import AGGREGATES, listed, method_name, p_text, r2_cell, r2_text, short, span, test_set_names
 
 Row = Mapping[str, Any]
 Section = tuple[str, list[str]]
 LEVEL = 0.05
+SATURATED = 0.97  # an accuracy above which little room is left
 
 
 def headline(analysis: Mapping[str, Any], failures: Sequence[Row], fixed_test_set_name: str | None) -> list[str]:
-    """The answer in a few sentences: does diversity predict accuracy, for which method more, and is it size?"""
+    """The answer in a few sentences: does diversity predict accuracy, for which method more, and is it size?
+
+    The sections of `summary` have the numbers of each, by test set."""
     points, rows = analysis.get("points") or [], analysis.get("correlations") or []
-    names = test_set_names([*rows, *points], fixed_test_set_name)
     benchmarks = len({r["benchmark"] for r in [*(analysis.get("diversity") or []), *points]})
     methods, seeds = len({r["method"] for r in [*rows, *points]}), len({r.get("seed") for r in points})
     text = [f"{_many(benchmarks, 'benchmark')}, {_many(methods, 'method')}, {_many(seeds, 'seed')}."]
@@ -29,20 +32,68 @@ def headline(analysis: Mapping[str, Any], failures: Sequence[Row], fixed_test_se
         text[0] = (
             f"{text[0][:-1]}; {_many(len(failures), 'unit')} failed and {_is(failures)} missing from everything here."
         )
-    for test_set, name in names.items():
-        mine = _of(rows, test_set, "accuracy")
-        text.append(f"Does diversity predict accuracy on the {name}? {_answer(mine)}")
-        apart = _of(analysis.get("differences"), test_set, "accuracy")
-        if any(row.get("p_value") is not None for row in apart):
-            text.append(f"Is one method's R² above another's there? {_ranking(apart)}")
-        judged = [row for row in _of(analysis.get("verdicts"), test_set, "accuracy") if row.get("verdict")]
-        if judged:
-            text.append(f"Is it diversity or size there? {_verdict(judged)}")
+    text.append(conclusion(analysis, fixed_test_set_name))
+    of_accuracy = lambda key: [row for row in analysis.get(key) or [] if row["metric"] == "accuracy"]
+    if apart := [row for row in of_accuracy("differences") if row.get("p_value") is not None]:
+        told = sum(bool(row.get("decided")) for row in apart)
+        compared = f"{len(apart)} comparisons of two methods" if len(apart) > 1 else "the one comparison of two methods"
+        text.append(
+            f"One method's R² is significantly above the other's in {told} of {compared}."
+            if told
+            else f"No method's R² is significantly above another's ({compared})."
+        )
+    if judged := [row for row in of_accuracy("verdicts") if row.get("verdict")]:
+        count = lambda *verdicts: sum(row["verdict"] in verdicts for row in judged)
+        text.append(
+            f"Given the size of the data, diversity still explains accuracy in {count('diversity', 'both')} of "
+            f"{_many(len(judged), 'case')} (a method on a test set), and size, given diversity, in "
+            f"{count('size', 'both')} (p < .05, uncorrected)."
+        )
     controlled = [row for row in analysis.get("controlled") or [] if row["metric"] == "accuracy"]
     controlled = [row for row in controlled if row["method"] in AGGREGATES] or controlled
     if controlled:
         text.append(f"And with size held equal by design? Accuracy: {_effects(controlled)}")
     return text
+
+
+def conclusion(analysis: Mapping[str, Any], fixed_test_set_name: str | None = None) -> str:
+    """The answer in one sentence: does accuracy go with diversity, on which test sets and for which methods?"""
+    known = [row for row in analysis.get("correlations") or [] if row["metric"] == "accuracy" and row["r2"] is not None]
+    if not known:
+        return "Whether accuracy goes with diversity cannot be said: no R² is defined."
+    alike: dict[Any, list[str]] = {}  # the test sets of one answer
+    for test_set in in_order((row["test_set"] for row in known), TEST_SETS):
+        mine = [row for row in known if row["test_set"] == test_set]
+        answer = frozenset((row["method"], significant(row) and row["slope"] > 0, significant(row)) for row in mine)
+        alike.setdefault(answer if any(map(significant, mine)) else None, []).append(test_set)
+    names = test_set_names(known, fixed_test_set_name)
+    parts = []
+    for tests in alike.values():
+        where = listed(f"the {names[test]}" for test in tests)
+        parts.append(_answer([row for row in known if row["test_set"] in tests], where, len(tests) > 1))
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def true_beside_measured(diversity: Sequence[Row]) -> str:
+    """What the known true diversity of generated benchmarks has to do with the measured one; nothing if none is
+    known."""
+    known = [row for row in diversity if row.get("true_diversity") is not None]
+    if not known:
+        return ""
+    cosine = all(row.get("distance") in (None, "task2vec_scale_free", "task2vec", "cosine") for row in known)
+    text = (
+        "True diversity is the root of the expected squared Hellinger distance of two tasks, known in closed form for "
+        f"generated benchmarks; measured is the {'cosine ' * cosine}distance of their Task2Vec embeddings. The two "
+        "scales differ: only the order must agree"
+    )
+    from scipy import stats
+
+    ranks = [stats.rankdata([row[key] for row in known]) for key in ("true_diversity", "diversity")]
+    if len(known) < 3 or (rank := r_squared(*ranks).r) is None:
+        return f"{text}."
+    agrees = "it does" if rank > 1 - 1e-9 else "it does not throughout"
+    return f"{text}, and {agrees} (Spearman correlation {short(rank)}, {len(known)} benchmarks)."
 
 
 def summary(
@@ -92,6 +143,10 @@ def _is(things: Sequence[Any]) -> str:
     return "are" if len(things) > 1 else "is"
 
 
+def _lie(things: Sequence[Any]) -> str:
+    return "lie" if len(things) > 1 else "lies"
+
+
 def _of(rows: Sequence[Row] | None, test_set: str, metric: str) -> list[Row]:
     return [row for row in rows or [] if row["test_set"] == test_set and row["metric"] == metric]
 
@@ -113,25 +168,27 @@ def _uncorrected_note(row: Row) -> str:
     return f" (p {p_text(row['p_value'])} uncorrected)" if _uncorrected(row) else ""
 
 
-def _answer(rows: Sequence[Row]) -> str:
-    """Whether diversity predicts a metric, over the methods of one test set."""
-    known = [row for row in rows if row["r2"] is not None]
-    if not known:
-        return "It cannot be said: no R² is defined."
+def _answer(known: Sequence[Row], where: str, several: bool) -> str:
+    """Whether accuracy goes with diversity on test sets of one answer, as a clause. several: more than one of them."""
+    label = lambda row: method_name(row["method"]) + (f", {row['test_set']}" if several else "")
     found = [row for row in known if significant(row)]
-    best = max(known, key=lambda row: row["r2"])
-    if len(found) == len(known) > 2:
-        least = min(known, key=lambda row: row["r2"])
-        ends = " to ".join(f"{r2_cell(row)} ({method_name(row['method'])})" for row in (least, best))
-        return f"Yes for each of {len(known)} methods, with R² from {ends}."
-    if found:
-        each = listed(f"{method_name(row['method'])} (R² = {r2_cell(row)})" for row in found)
-        rest = [row for row in known if row not in found]
-        return f"Yes for {each}" + (f"; undecided for {_names(rest)}." if rest else ".")
-    almost = [row for row in known if _uncorrected(row)]
-    largest = f"the largest R² is {r2_cell(best)}, of {method_name(best['method'])}"
-    note = f", although {_names(almost)} would without the correction" if almost else ""
-    return f"Undecided: no R² differs significantly from zero{note}; {largest}."
+    least, best = (end(found or known, key=lambda row: row["r2"]) for end in (min, max))
+    if not found:
+        almost = [row for row in known if _uncorrected(row)]
+        note = f" (that of {_names(almost)} does before Holm's correction)" if almost else ""
+        which = f" ({'largest: ' * (len(known) > 1)}{r2_cell(best)}, {label(best)})"
+        start = "whether accuracy goes with diversity on"
+        return f"{start} {where} is undecided, since no R² differs significantly from zero{note}{which}"
+    rises = {row["slope"] > 0 for row in found}
+    verb = "changes" if len(rises) > 1 else "rises" if rises.pop() else "falls"
+    methods = in_order((row["method"] for row in found), METHODS)
+    rest = _names([row for row in known if row["method"] not in methods])
+    who = f"each of {len(methods)} methods" if len(methods) > 2 and not rest else _names(found)
+    values = f"R² {r2_cell(best)}"
+    if len(found) > 1 and r2_cell(least) != r2_cell(best):
+        values = f"R² from {r2_cell(least)} ({label(least)}) to {r2_cell(best)} ({label(best)})"
+    undecided = f"; for {rest} this is undecided" if rest else ""
+    return f"accuracy {verb} significantly with diversity on {where} for {who}, with {values}{undecided}"
 
 
 def _ranking(rows: Sequence[Row]) -> str:
@@ -211,11 +268,9 @@ def _verdict(rows: Sequence[Row]) -> str:
 def _controls(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     lines = []
     partial = [row for row in analysis.get("partial") or [] if row.get("p_value") is not None]
-    if uncontrolled := [row for row in analysis.get("partial") or [] if row["given"] == "nothing"]:
-        lines += [
-            f"Size and mixture could not be given: {note}." for note in {row["note"]: 0 for row in uncontrolled} if note
-        ]
-        partial = [row for row in partial if row["given"] != "nothing"]
+    for note in {row["note"]: 0 for row in analysis.get("partial") or [] if row["given"] == NOTHING and row["note"]}:
+        so = "" if "not known" in note else ", so that these explain no correlation here"
+        lines.append(f"No correlation is shown given the size or the mixture of the data: {note}{so}.")
     for given in dict.fromkeys(row["given"] for row in partial):
         mine = [row for row in partial if row["given"] == given]
         found = [row for row in mine if significant(row)]
@@ -343,24 +398,33 @@ def _support(analysis: Mapping[str, Any]) -> list[str]:
         else:
             partial, verdicts = analysis.get("partial") or [], analysis.get("verdicts") or []
             given = any(row.get("p_value") is not None and "log images" in row["given"] for row in partial)
-            equal = any("one size" in (row.get("note") or "") for row in verdicts)
+            equal = any(row.get("note") == ONE_SIZE for row in verdicts)
             owed = "" if given or equal else ", and the size of the data is not controlled here"
             shared = "Benchmarks that share images are not independent"
             text.append(f"{shared}{owed}: a correlation is not an effect of diversity.")
         if any(row["test_set"] == "own" for row in known):
             text.append("On own test splits a benchmark's difficulty moves its accuracy too.")
-    truth = [row for row in analysis.get("diversity") or [] if row.get("true_diversity") is not None]
-    if len(truth) > 2:
-        from scipy import stats
+    return [*text, *_ceiling(analysis.get("points") or [])]
 
-        ranks = [stats.rankdata([row[key] for row in truth]) for key in ("true_diversity", "diversity")]
-        rank = r_squared(*ranks).r
-        if rank is not None:
-            text.append(
-                f"Measured diversity against the known true one, {len(truth)} generated benchmarks: Spearman "
-                f"correlation {short(rank)}."
-            )
-    return text
+
+def _ceiling(points: Sequence[Row]) -> list[str]:
+    """Where accuracy is so near 1 that it can hardly rise, and what that does to R²."""
+    known = [point for point in average_seeds(points) if point["accuracy"] is not None]
+    high = [point for point in known if point["accuracy"] > SATURATED]
+    if not high:
+        return []
+    each = []
+    for test_set in in_order((point["test_set"] for point in high), TEST_SETS):
+        of = lambda points, test=test_set: [point["method"] for point in points if point["test_set"] == test]
+        mine, every = of(high), of(known)
+        counts = (f"{method_name(m)} {mine.count(m)} of {every.count(m)}" for m in in_order(mine, METHODS))
+        each.append(f"{test_set}: {', '.join(counts)}")
+    return [
+        f"{len(high)} of {_many(len(known), 'point')} {_lie(high)} above an accuracy of {short(SATURATED)} "
+        f"({'; '.join(each)}). So near to 1 accuracy can hardly rise: differences shrink, the relation bends, and a "
+        "straight line's R² says too little of how closely accuracy follows diversity; cross-entropy has no such "
+        "ceiling."
+    ]
 
 
 def _paper(rows: Sequence[Row], differences: Sequence[Row]) -> list[str]:

@@ -50,7 +50,7 @@ def grid(table: Table, width: float = math.inf) -> tuple[list[Column], list[list
 
 
 def to_html(table: Table) -> str:
-    """The table as HTML that scrolls sideways on a narrow screen; numbers and their headings go right."""
+    """The table as HTML that scrolls sideways, and says so, on a narrow screen; numbers and their headings go right."""
     columns, lines = grid(table)
     side = [' class="num"' if column.number else "" for column in columns]
     head = "".join(f'<th scope="col"{s}>{html.escape(c.heading)}</th>' for c, s in zip(columns, side, strict=True))
@@ -58,10 +58,12 @@ def to_html(table: Table) -> str:
         f"<tr>{''.join(f'<td{s}>{html.escape(t)}</td>' for t, s in zip(line, side, strict=True))}</tr>"
         for line in lines
     )
+    if not lines:
+        return "<p>No rows.</p>"
     return (
-        f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        if lines
-        else "<p>No rows.</p>"
+        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.title)}">'
+        '<p class="hint" aria-hidden="true">scroll sideways →</p>'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

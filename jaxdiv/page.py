@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from jaxdiv.findings import Section
 from jaxdiv.formats import Table, to_html
+from jaxdiv.wording import unbroken
 
 _POINT = (
     "One point a benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of diversity (over tasks) "
@@ -51,6 +51,7 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], 
 
 def build_page(
     title: str,
+    subtitle: str,
     answer: Sequence[str],
     sections: Sequence[Section],
     tables: Mapping[str, Table],
@@ -64,8 +65,9 @@ def build_page(
 ) -> str:
     """The page as text.
 
-    answer: the headline's sentences. sections: the summary's, the first of them about failures if `failed`. panels: SVG
-    elements by figure (`figures.render`). numbers: each benchmark's number in them. test_sets: their names.
+    subtitle: which study, when, and of what; empty: no such line. answer: the headline's sentences. sections: the
+    summary's, the first of them about failures if `failed`. panels: SVG elements by figure (`figures.render`). numbers:
+    each benchmark's number in them. test_sets: their names.
     """
     parts = [("Summary", _words(sections, failed))]
     for head, figures, shown, folded in _SECTIONS:
@@ -85,9 +87,16 @@ def build_page(
         _details("Provenance", f"<pre>{html.escape(_json(provenance))}</pre>"),
     ]
     parts.append(("Details", "".join(details)))
+    return assemble(title, subtitle, answer, parts)
+
+
+def assemble(title: str, subtitle: str, answer: Sequence[str], parts: Sequence[tuple[str, str]]) -> str:
+    """A whole page: its title, a line of what it is about, the answer's sentences, and parts (a heading and its HTML)
+    under a list of links to them. All but the parts' HTML is escaped here."""
     links = "".join(f'<li><a href="#part-{i}">{html.escape(head)}</a></li>' for i, (head, _) in enumerate(parts))
     body = [
         f"<h1>{html.escape(title)}</h1>",
+        *([f'<p class="subtitle">{html.escape(subtitle)}</p>'] if subtitle else []),
         *(f'<p class="lead">{_sentence(line)}</p>' for line in answer),
         f'<nav aria-label="contents"><ul>{links}</ul></nav>',
         *(f'<h2 id="part-{i}">{html.escape(head)}</h2>{inner}' for i, (head, inner) in enumerate(parts)),
@@ -111,9 +120,7 @@ def _words(sections: Sequence[Section], failed: bool) -> str:
 
 def _sentence(text: str) -> str:
     """Escaped, and no line broken within "p = .02" or ".42 [.01, .79]"."""
-    text = re.sub(r"(\S) (\[[^\]]*), ([^\]]*\])", "\\1\u00a0\\2,\u00a0\\3", text)
-    text = re.sub(r"\b(p|z|n|R²) ([=<]) ", "\\1\u00a0\\2\u00a0", text)
-    return html.escape(text)
+    return html.escape(unbroken(text))
 
 
 def _details(name: str, inner: str) -> str:
@@ -132,12 +139,16 @@ def _figure(name: str, panels: list[list[str]], numbers: Mapping[str, int], test
     key = ""
     if name != "figure2":
         items = sorted(numbers.items(), key=lambda item: item[1])
-        key = " ".join(f'<span class="key"><b>{i}</b> {html.escape(b)}</span>' for b, i in items)
-        key = f'<p class="note">{key}</p>'
-    style = "panels large" if name == "figure2" else "panels"
-    rows = "".join(f'<div class="{style}">{"".join(f"<div>{svg}</div>" for svg in row)}</div>' for row in panels)
+        key = "".join(f"<span><b>{i}</b> {html.escape(b)}</span>" for b, i in items)
+        # The last of a row of panels: it takes the room that they leave.
+        key = f'<div class="key"><p>Benchmarks, least diverse first:</p><div>{key}</div></div>'
+    rows = ""
+    for row in panels:
+        # Of three columns, one panel alone would leave two empty.
+        style = "panels large" if name == "figure2" or len(row) % 3 == 1 else "panels"
+        rows += f'<div class="{style}">{"".join(f"<div>{svg}</div>" for svg in row)}{key}</div>'
     shown = rows or "<p>No points to show.</p>"
-    return f'<section id="{name}"><h3>{title}</h3><p>{html.escape(text)}</p>{key}{shown}</section>'
+    return f'<section id="{name}"><h3>{title}</h3><p>{html.escape(text)}</p>{shown}</section>'
 
 
 _SHEET = (500, 836)  # of a sheet's pixels, those shown: 7 images of 8 classes, of the first two splits
@@ -182,21 +193,37 @@ _PAGE = """<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
-:root {{ --ink: #1b1c1e; --paper: #fff; --grid: #dcdddf; --soft: #5b5f66; }}
+:root {{ --ink: #1b1c1e; --paper: #fff; --grid: #dcdddf; --soft: #5b5f66; --shade: #0004; }}
 @media screen and (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e6e7e9; --paper: #17181b; --grid: #3a3d42; --soft: #a4a9b1; }}
+  :root {{ --ink: #e6e7e9; --paper: #17181b; --grid: #3a3d42; --soft: #a4a9b1; --shade: #fff5; }}
 }}
 body {{ color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif;
   margin: 0 auto; max-width: 1180px; padding: 1rem; overflow-wrap: anywhere; }}
 h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.25rem; margin-top: 2.2rem; }}
 h3 {{ font-size: 1rem; margin: 1rem 0 .2rem; }}
 p {{ max-width: 48rem; }} ul {{ margin: .2rem 0; padding-left: 1.2rem; }}
-.lead {{ font-size: 1.1rem; margin: .5rem 0; }} .note {{ color: var(--soft); font-size: .9rem; max-width: none; }}
-.key {{ white-space: nowrap; margin-right: .7rem; }}
+.subtitle {{ color: var(--soft); margin: -.7rem 0 1rem; }}
+.lead {{ font-size: 1.1rem; margin: .5rem 0; }} 
 .words {{ display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }}
 .words section:only-of-type, .failed {{ grid-column: 1 / -1; }}
-.wide {{ overflow-x: auto; }}
+/* A shadow at an edge beyond which there is more: covers of paper that scroll with the table lie over both shadows. */
+.wide {{ overflow-x: auto; background:
+  linear-gradient(to right, var(--paper) 30%, transparent) left / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 30%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / .9rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / .9rem 100% no-repeat scroll; }}
+/* Shown where the table scrolls: what does not scroll has no timeline. Older browsers: on every narrow screen. */
+.hint {{ position: sticky; left: 0; width: max-content; height: 0; overflow: hidden; margin: 0;
+  color: var(--soft); font-size: .8rem; line-height: 1.5; }}
+@keyframes shown {{ from, to {{ height: 1.5em; }} }}
+@media screen {{
+  .hint {{ animation: shown linear both; animation-timeline: scroll(nearest inline); }}
+  @supports not (animation-timeline: scroll(nearest inline)) {{ .hint {{ animation: none; }} }}
+}}
+@media screen and (max-width: 45rem) {{
+  @supports not (animation-timeline: scroll(nearest inline)) {{ .hint {{ height: 1.5em; }} }}
+}}
 table {{ border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--grid); text-align: left;
   white-space: nowrap; }}
@@ -205,18 +232,22 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; p
   border-block: 1px solid var(--grid); }}
 a {{ color: inherit; }} h2 {{ scroll-margin-top: .5rem; }}
 td.num, th.num {{ text-align: right; }}
-.panels {{ display: grid; gap: .5rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }}
+.panels {{ display: flex; flex-wrap: wrap; gap: .5rem; --columns: 3; }}
+.panels > * {{ flex: 0 0 calc((100% - (var(--columns) - 1) * .5rem) / var(--columns)); }}
+.large {{ --columns: 2; }}
+.panels .key {{ flex: 1 1 0; min-width: min(100%, 12rem); color: var(--soft); font-size: .85rem; align-self: center; }}
+.key p {{ margin: 0 0 .3rem; }} .key div {{ display: flex; flex-wrap: wrap; gap: .1rem .9rem; }}
 .panels svg, .panels img {{ width: 100%; max-width: 520px; height: auto; display: block; }}
-.large {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 470px), 1fr)); }}
+@media (max-width: 1060px) {{ .panels {{ --columns: 2; }} }}
+@media (max-width: 710px) {{ .panels {{ --columns: 1; }} }}
 figure {{ margin: 0; }} figcaption {{ font-size: .85rem; color: var(--soft); }}
 details {{ margin-top: 1rem; }} summary {{ cursor: pointer; font-weight: 600; }}
 pre {{ font-size: .8rem; white-space: pre-wrap; }}
 @media print {{
   body {{ max-width: none; font-size: 10pt; padding: 0; }}
-  nav {{ display: none; }} .wide {{ overflow: visible; }}
+  nav {{ display: none; }} .wide {{ overflow: visible; background: none; }}
   table {{ font-size: 6.5pt; }} th, td {{ padding: .1rem .25rem; }}
-  .panels {{ grid-template-columns: repeat(3, 1fr); }} .large {{ grid-template-columns: 1fr 1fr; }}
+  .panels {{ --columns: 3; }} .large {{ --columns: 2; }}
   .panels > *, tr, .words section {{ break-inside: avoid; }}
   h2, h3 {{ break-after: avoid; }}
 }}

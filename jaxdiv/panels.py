@@ -3,7 +3,7 @@ experiment (5)."""
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -229,10 +229,6 @@ def _controlled_panel(ax: Any, data: PlotData, method: str, metric: str, test_se
     )  # fmt: skip
 
 
-def _empty(ax: Any, method: str, test_set: str) -> None:
-    _head(ax, method, test_set, "nothing to show")
-
-
 def _foot(data: PlotData, inches: float, key: bool = True) -> list[str]:
     """The key of the numbers, and what the test sets are, in lines that fit so many inches."""
     foot = key_lines(data.numbers, int(inches * 14)) if key else []
@@ -243,26 +239,29 @@ def _foot(data: PlotData, inches: float, key: bool = True) -> list[str]:
 
 
 def _performance(name: str, metric: str, data: PlotData) -> Figure:
-    methods = _methods(data)
     grid = [
-        [partial(_scatter_panel, data=data, method=m, metric=metric, test_set=t) for m in methods]
+        [
+            partial(_scatter_panel, data=data, method=m, metric=metric, test_set=t)
+            for m in _methods(data)
+            if _group(data, m, metric, t)
+        ]
         for t in data.test_sets
     ]
-    foot = _foot(data, _SIZE[0] * max(len(methods), 1))
+    grid = [row for row in grid if row]
+    foot = _foot(data, _SIZE[0] * max(map(len, grid), default=1))
     return Figure(name, grid, _SIZE, _BELOW, [(_X, _Y[metric])] * len(grid), foot)
 
 
 def _lines(data: PlotData) -> Figure:
-    grid = (
-        [[partial(_lines_panel, data=data, test_set=test_set) for test_set in data.test_sets]] if data.test_sets else []
-    )
+    shown = [t for t in data.test_sets if any(_group(data, m, "accuracy", t) for m in _methods(data))]
+    grid = [[partial(_lines_panel, data=data, test_set=test_set) for test_set in shown]] if shown else []
     return Figure(
         "figure2",
         grid,
         (4.1, 4.1),
         0.76 + 0.16 * len(_methods(data)),
         [(_X, _Y["accuracy"])],
-        _foot(data, 4.1 * max(len(data.test_sets), 1), key=False),
+        _foot(data, 4.1 * max(len(shown), 1), key=False),
     )
 
 
@@ -271,7 +270,14 @@ def _effects(data: PlotData) -> Figure | None:
     tests = in_order((row["test_set"] for row in data.effects), TEST_SETS)
     if not methods:
         return None
-    grid = [[partial(_effect_panel, data=data, method=m, test_set=t) for m in methods] for t in tests]
+    grid = [
+        [
+            partial(_effect_panel, data=data, method=m, test_set=t)
+            for m in methods
+            if any((row["method"], row["test_set"]) == (m, t) for row in data.effects)
+        ]
+        for t in tests
+    ]
     return Figure(
         "figure4", grid, _SIZE, _BELOW, [(_X, _Y["effect"])] * len(grid), _foot(data, _SIZE[0] * len(methods))
     )
@@ -280,17 +286,17 @@ def _effects(data: PlotData) -> Figure | None:
 def _controlled(data: PlotData) -> Figure | None:
     methods = in_order((method for method, _, _ in data.controlled), METHODS)
     tests = in_order((test_set for _, _, test_set in data.controlled), TEST_SETS)
-    lines = [(metric, test_set) for test_set in tests for metric in METRICS]
     if not methods:
         return None
 
-    def panel(method: str, metric: str, test_set: str) -> Callable[[Any], None]:
-        if (method, metric, test_set) not in data.controlled:
-            return partial(_empty, method=method, test_set=test_set)
-        return partial(_controlled_panel, data=data, method=method, metric=metric, test_set=test_set)
-
-    grid = [[panel(method, *line) for method in methods] for line in lines]
-    labels = [(_X, _Y[metric]) for metric, _ in lines]
+    grid, labels = [], []
+    for test_set in tests:
+        for metric in METRICS:
+            shown = [m for m in methods if (m, metric, test_set) in data.controlled]
+            if any(_group(data, m, metric, test_set) for m in shown):
+                draw = partial(_controlled_panel, data=data, metric=metric, test_set=test_set)
+                grid.append([partial(draw, method=m) for m in shown])
+                labels.append((_X, _Y[metric]))
     return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, _SIZE[0] * len(methods)))
 
 

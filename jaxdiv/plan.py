@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv import evaluate, report, subsets, task2vec, train
+from jaxdiv import evaluate, report, subsets, survey, task2vec, train
 from jaxdiv.analysis import STATISTICS, analyse
 from jaxdiv.curves import Curve, read_curve, write_curves
 from jaxdiv.data import benchmarks, store, synthetic
@@ -32,8 +32,17 @@ from jaxdiv.embedding import embed_benchmark
 from jaxdiv.learner import Learner
 from jaxdiv.methods import inner_loop, make_learner, with_steps
 from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
-from jaxdiv.settings import METHODS, STAGES, benchmark_names, check, fixed_test_set, weights_file
-from jaxdiv.units import Report, Result, Unit, provenance, replacing
+from jaxdiv.settings import (
+    METHODS,
+    STAGES,
+    benchmark_names,
+    check,
+    fixed_test_set,
+    own_sets,
+    weights_file,
+    with_preset,
+)
+from jaxdiv.units import Report, Result, Unit, needed, provenance, replacing
 
 
 def _key(seed: int, *purpose: Any) -> jax.Array:
@@ -45,6 +54,7 @@ class Maker:
     """Makes the units of one study; holds the configuration and the workdir that all of them share."""
 
     def __init__(self, config: ConfigDict, workdir: Path):
+        config = with_preset(config)
         check(config)
         self.config = config
         self.workdir = workdir
@@ -57,7 +67,7 @@ class Maker:
             download=config.data.download,
             partial=config.data.partial,
             min_images=config.task.shots + config.task.queries,
-            own=config.images,
+            own=own_sets(config),
             fractions=tuple(config.data.split.fractions),
             split_seed=config.data.split.seed,
             split_file=config.data.split.file,
@@ -89,7 +99,10 @@ class Maker:
 
     def prepared(self, benchmark: str, pixels: int) -> list[Unit]:
         """The units that make a benchmark's base sets."""
-        return [self._prepare(base, pixels) for base in benchmarks.components(self._source(benchmark))]
+        return [self._prepare(base, pixels) for base in self._bases(benchmark)]
+
+    def _bases(self, benchmark: str) -> tuple[str, ...]:
+        return benchmarks.components(self._source(benchmark), self.data.own)
 
     def _source(self, benchmark: str) -> str:
         """Where a benchmark's classes come from: a subset's are the pool's."""
@@ -98,9 +111,9 @@ class Maker:
     def _prepare(self, base: str, pixels: int) -> Unit:
         if base in benchmarks.BASE_SETS:
             settings: dict[str, Any] = {"partial": self.data.partial, "min_images": self.data.min_images}
-        elif base == benchmarks.OWN:
-            settings = {"own": self.data.own, "partial": self.data.partial, "min_images": self.data.min_images}
-            settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(self.data.own))}
+        elif path := self.data.own.get(base):
+            settings = {"own": path, "partial": self.data.partial, "min_images": self.data.min_images}
+            settings |= {"skip_broken": self.data.skip_broken, "files": fingerprint(Path(path))}
             settings |= {"fractions": self.data.fractions, "split_seed": self.data.split_seed}
             if self.data.split_file:
                 settings["split_file"] = fingerprint(Path(self.data.split_file))
@@ -125,7 +138,8 @@ class Maker:
             classes, images = tuple(self.selection().result["rows"][benchmark]), self.config.controlled.images
         elif split == "train":
             classes, images = self.config.data.cut.classes, self.config.data.cut.images
-        table = _table(self._source(benchmark), folders, split, classes, images, self.config.seed)
+        own = tuple(self.data.own)
+        table = _table(self._source(benchmark), folders, split, classes, images, self.config.seed, own)
         check_tasks(f"{benchmark} ({split} split)", table, **self.task)
         return table
 
@@ -135,7 +149,7 @@ class Maker:
 
         def run(unit: Unit, progress: Report) -> Result:
             folders = tuple(need.scratch for need in unit.inputs)
-            pool = _table(chosen.pool, folders, "train", 0, 0, self.config.seed)
+            pool = _table(chosen.pool, folders, "train", 0, 0, self.config.seed, tuple(self.data.own))
             sets = np.bincount(pool.dataset, minlength=len(pool.rotates)).clip(max=chosen.candidates).tolist()
             rows = draw_classes(chosen.pool, pool, sets, chosen.images, self.config.seed)
             net = self.probe(progress)
@@ -170,6 +184,12 @@ class Maker:
         """What a class's embedding depends on, of the probe's settings."""
         return {name: self.config.probe[name] for name in ("name", "weights", "seed", "pixels", "distance")}
 
+    def _measured(self) -> dict[str, Any]:
+        """How diversity is measured, besides what its row always said."""
+        probe = self.config.probe
+        how = {"augment": self.config.data.augment.diversity, "pixels": probe.pixels, "weights": probe.weights}
+        return {**how, **self.task}
+
     def _cut(self) -> dict[str, Any]:
         """What of the settings cuts a train split smaller, if anything does."""
         cut = dict(self.config.data.cut)
@@ -183,6 +203,10 @@ class Maker:
         """The benchmarks whose images are shown: of subsets, the pool that they are from."""
         return [self.config.controlled.pool] if self.controlled else self.names
 
+    def _generated(self) -> list[str]:
+        """The benchmarks whose every image is generated."""
+        return [name for name in self.names if all(synthetic.spread(base) is not None for base in self._bases(name))]
+
     def show_data(self, units: Iterable[Unit], console: Console) -> None:
         """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
         folder = self.workdir / "data"
@@ -194,7 +218,7 @@ class Maker:
             of_split = lambda split, parts=parts: {
                 what: sum(part[split][what] for part in parts) for what in ("classes", "images")
             }
-            whole = {"components": benchmarks.components(name), "pixels": pixels}
+            whole = {"components": benchmarks.components(name, self.data.own), "pixels": pixels}
             manifest["benchmarks"][name] = whole | {split: of_split(split) for split in benchmarks.SPLITS}
         text = json.dumps(manifest, indent=1)
         file = folder / "manifest.json"
@@ -204,7 +228,7 @@ class Maker:
         for name in self._shown():
             stored = [store.read_table(unit.scratch) for unit in self.prepared(name, pixels)]
             with replacing(folder / f"{name}.png") as temporary:
-                benchmarks.sheet(name, stored).save(temporary, "PNG")
+                benchmarks.sheet(name, stored, self.data.own).save(temporary, "PNG")
         with replacing(file) as temporary:
             temporary.write_text(text)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
@@ -249,9 +273,11 @@ class Maker:
                 "head": probe.head,
                 "distance": probe.distance,
                 "interval": probe.interval,
+                "own": any(base in self.data.own for base in self._bases(benchmark)),
+                **self._measured(),
                 "noise_floor": noise,
                 "complexity": complexity(stacked).value,
-                "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark),
+                "true_diversity": None if self.controlled else benchmarks.true_diversity(benchmark, self.data.own),
             }
             return row, {"embeddings": stacked}
 
@@ -344,6 +370,8 @@ class Maker:
                 "train_images": facts["train_images"],
                 "train_classes": facts["train_classes"],
                 "batch_norm": config.learner.batch_norm,
+                "net": config.learner.net,
+                "pixels": config.learner.pixels,
                 "tasks": tasks,
             }
             return row, result._asdict()
@@ -392,7 +420,7 @@ class Maker:
                 {need.result["benchmark"]: np.linalg.norm(need.arrays()["embeddings"], axis=1) for need in measured},
                 # Of one test set, all seeds meet the same tasks.
                 {which: np.mean(accuracies, 0) for which, accuracies in seeds.items()},
-                {name: benchmarks.shares(self._source(name)) for name in self.names},
+                {name: benchmarks.shares(self._source(name), self.data.own) for name in self.names},
                 self.controlled,
             )
             return found, {}
@@ -413,11 +441,49 @@ class Maker:
                 # As the user named it: the union of all data sets spelt out would fill a figure's title.
                 config.evaluation.fixed_test_set,
                 {name: self.workdir / "data" / f"{name}.png" for name in self._shown()},
+                f"Diversity and performance: {self.workdir.resolve().name}",
+                self._generated(),
             )
             write_curves(folder, self._curves())
             return {"folder": str(folder)}, {}
 
         return self.unit("report", {"failures": failures}, run, [correlated])
+
+    def surveyed(self, units: Iterable[Unit]) -> survey.Survey:
+        """Of a study that trains nothing, what was measured. InputError if a benchmark has not been."""
+        measured = [needed(unit, "report") for unit in units if unit.stage == "diversity"]
+        return survey.Survey(
+            [{**self._measured(), **unit.result} for unit in measured],  # results of an older version say less
+            {unit.result["benchmark"]: unit.arrays()["embeddings"] for unit in measured},
+            {name: self._origin(name) for name in self.names},
+        )
+
+    def _origin(self, benchmark: str) -> survey.Source:
+        """Where a benchmark that is measured comes from."""
+        parts = [needed(unit, "report").result for unit in self.prepared(benchmark, self.config.probe.pixels)]
+        cut = self.config.controlled if self.controlled else self.config.data.cut
+        each = [cut.classes // len(parts) + (number < cut.classes % len(parts)) for number in range(len(parts))]
+        classes = each if cut.classes else [part["train"]["classes"] for part in parts]
+        images = [part["train"]["images"] for part in parts]
+        if cut.images:
+            images = [number * cut.images for number in classes]
+        elif cut.classes:
+            images = []  # as many as the classes drawn have
+        paths = [self.data.own.get(base, "") for base in self._bases(benchmark)]
+        lost = [name for part in parts for name in part["left_out"]]
+        return survey.Source(tuple(filter(None, paths)), tuple(classes), sum(images) or None, tuple(lost))
+
+    def survey(self, units: Iterable[Unit], found: survey.Survey) -> Unit:
+        """The report of a study that trains nothing."""
+        config, folder = self.config, self.workdir / "report"
+
+        def run(unit: Unit, progress: Report) -> Result:
+            made = {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
+            sheets = {name: self.workdir / "data" / f"{name}.png" for name in self._shown()}
+            survey.write_survey(folder, found, config.to_dict(), made, sheets)
+            return {"folder": str(folder)}, {}
+
+        return self.unit("report", {}, run, [unit for unit in units if unit.stage in ("prepare", "diversity")])
 
     def learner(self, method: str, classes: int, mesh: Mesh | None = None) -> Learner:
         net, inner = self.config.learner, self.config.maml
@@ -434,11 +500,18 @@ def _probe(name: str, weights: Path | None, seed: int):
 
 @lru_cache(maxsize=2)
 def _table(
-    benchmark: str, folders: tuple[Path, ...], split: str, classes: tuple[int, ...] | int, images: int, seed: int
+    benchmark: str,
+    folders: tuple[Path, ...],
+    split: str,
+    classes: tuple[int, ...] | int,
+    images: int,
+    seed: int,
+    own: tuple[str, ...],
 ) -> ImageTable:
     """A benchmark's split on the device, of it `classes` (their rows, or how many to draw; 0: all) with `images` images
-    each (0: all). The last two stay, since all methods of a benchmark run in a row."""
-    table = benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split)
+    each (0: all). own: the names of the user's data sets. The last two tables stay,
+    since all methods of a benchmark run in a row."""
+    table = benchmarks.join(benchmark, [store.read_table(folder) for folder in folders], split, own)
     if not classes and not images:
         return table
     if isinstance(classes, int):

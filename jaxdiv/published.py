@@ -1,5 +1,9 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
-Pre-training", which this project's tables stand beside."""
+Pre-training", which this project's tables stand beside where both were measured alike."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
 
 # Table 1: diversity coefficient and half-width of its 95% interval, train split.
 PAPER_TABLE1: dict[str, dict[str, tuple[float, float]]] = {
@@ -27,6 +31,22 @@ PAPER_TABLE2: dict[str, dict[str, float]] = {
     "ho_maml_10": {"accuracy": 0.416, "loss": 0.203},
 }
 PAPER_BENCHMARKS = len(PAPER_TABLE1)
+# How the paper's diversity was measured, by the names of this project's settings: as it says, or as its code did.
+PAPER_MEASURED: dict[str, Any] = {
+    "estimator": "reference",
+    "head": "adam",
+    "distance": "task2vec",
+    "interval": "iid_pairs",
+    "augment": True,
+    "pixels": 84,
+    "ways": 5,
+    "shots": 5,
+    "queries": 15,
+}
+# Its probes, and torchvision's file of each one's ImageNet weights.
+_PROBES = {"resnet18": "resnet18-f37072fd", "resnet34": "resnet34-b627a593"}
+# And how its R² came about: the learner of every benchmark.
+PAPER_TRAINED: dict[str, Any] = {"net": "resnet12", "pixels": 84}
 _PAPER_ALIASES = {
     "flowers": "flower",
     "vggflower": "flower",
@@ -52,3 +72,38 @@ def paper_diversity(benchmark: str, probe: str) -> tuple[float, float] | None:
         if _plain(name) == _plain(benchmark):
             return values.get(_plain(probe))
     return None
+
+
+def measured_alike(row: Mapping[str, Any]) -> bool:
+    """Whether a row of Table 1 may have the paper's value of its name beside it: it was measured as the paper's were,
+    and it is not of a user's own images (`own`), whose name says nothing."""
+    return not row.get("own") and not unlike(row)
+
+
+def unlike(row: Mapping[str, Any]) -> list[str]:
+    """What the paper's Table 1 was measured with that `row` of ours was not: "estimator reference (here exact)".
+
+    What a row does not say is taken as different.
+    """
+    reasons = []
+    for key, theirs in PAPER_MEASURED.items():
+        if (ours := row.get(key)) != theirs:
+            here = "unknown" if ours is None else ours
+            words = {"augment": "augmented tasks (here not)", "pixels": f"{theirs} px (here {here})"}
+            reasons.append(words.get(key, f"{key} {theirs} (here {here})"))
+    probe, weights = row.get("probe"), str(row.get("weights") or "random")
+    if probe not in _PROBES:
+        reasons.append(f"probe {' or '.join(_PROBES)} (here {probe})")
+    # A file with torchvision's own name is torchvision's: its hash, which is part of the name, is checked.
+    elif weights != "imagenet" and PurePath(weights).stem != _PROBES[probe]:
+        reasons.append(f"torchvision's ImageNet weights (here {weights}; torchvision's file is {_PROBES[probe]}.pth)")
+    return reasons
+
+
+def r2_measured_alike(diversity: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a study's R² may stand beside the paper's: over benchmarks of the paper's only, whose diversity was
+    measured as the paper's (rows of Table 1), of learners like the paper's (points)."""
+    diversity, points = list(diversity), list(points)
+    theirs = [measured_alike(row) and paper_diversity(row["benchmark"], row["probe"]) is not None for row in diversity]
+    trained = [all(point.get(key) == value for key, value in PAPER_TRAINED.items()) for point in points]
+    return bool(theirs and trained) and all(theirs) and all(trained)

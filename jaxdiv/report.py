@@ -3,7 +3,7 @@
 Every file is written whole or not at all, and the same input gives the same bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from jaxdiv.formats import to_csv, to_latex, to_terminal
 from jaxdiv.inference import holm
 from jaxdiv.page import FIGURES, build_page
 from jaxdiv.panels import draw_all
-from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE2
+from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE2, r2_measured_alike
 from jaxdiv.tables import all_tables, table1, table2
 from jaxdiv.units import replacing
+from jaxdiv.wording import listed
 
 Row = Mapping[str, Any]
 
@@ -30,6 +31,7 @@ def write_report(
     fixed_test_set_name: str | None = None,
     contact_sheets: Mapping[str, str | Path] | None = None,
     title: str = "Diversity and performance",
+    generated: Collection[str] = (),
 ) -> Path:
     """Writes report.html, figure1–3 (4 and 5 where there is something to show; .png, .svg) and every table that has
     rows (.csv, .tex); returns the page's path. Tables and figures of an earlier report that this one lacks are removed.
@@ -40,7 +42,8 @@ def write_report(
       effect_size_trends, controlled: of `jaxdiv.controls`.
     settings, provenance: any JSON values, shown as they are. failures: mappings with `unit` and `reason`.
     fixed_test_set_name: which benchmark the fixed test set is. contact_sheets: PNG files by benchmark, whose
-    beginnings are set into the page.
+    beginnings are set into the page. generated: which benchmarks are no data sets but generated for their diversity.
+    When the study ended is the provenance's `finished`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,7 @@ def write_report(
         files |= {f"{name}.png": drawn.png, f"{name}.svg": drawn.svg}
     files["report.html"] = build_page(
         title=title,
+        subtitle=_subtitle(analysis, generated, provenance),
         answer=headline(analysis, failures, fixed_test_set_name),
         sections=summary(analysis, published, failures, fixed_test_set_name),
         tables=tables,
@@ -78,9 +82,24 @@ def write_report(
     return folder / "report.html"
 
 
-def terminal_tables(diversity_rows: Sequence[Row], correlations: Sequence[Row], width: int = 100) -> list[Any]:
+def terminal_tables(
+    diversity_rows: Sequence[Row], correlations: Sequence[Row], width: int = 100, points: Sequence[Row] = ()
+) -> list[Any]:
     """Tables 1 and 2 as rich tables for a terminal of `width` columns (what there is no room for is left out)."""
-    return [to_terminal(table, width) for table in (table1(diversity_rows), table2(correlations))]
+    second = table2(correlations, r2_measured_alike(diversity_rows, points))
+    return [to_terminal(table, width) for table in (table1(diversity_rows), second)]
+
+
+def _subtitle(analysis: Mapping[str, Any], generated: Collection[str], provenance: Mapping[str, Any]) -> str:
+    """What the study is of, and when it ended, as far as that is known."""
+    names = {row["benchmark"] for part in ("diversity", "points") for row in analysis.get(part) or []}
+    made = names & set(generated)
+    text = f"Finished {provenance['finished']}." if provenance.get("finished") else ""
+    if made and made == names:
+        text += " Every benchmark is generated: images made for a known diversity, no real data set."
+    elif made:
+        text += f" Generated, no real data sets: {listed(sorted(made))}."
+    return text.strip()
 
 
 def _corrected(analysis: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdiv import task2vec
-from jaxdiv.data import benchmarks
+from jaxdiv.data import benchmarks, own
 from jaxdiv.diversity import DISTANCES, INTERVALS
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
@@ -27,21 +27,63 @@ METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; Non
 }
 ADAPTS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",)}  # what the inner loop changes
 TEST_SETS = ("own", "fixed")
-_NOT_IDENTITY = ("data.archive_dir", "data.dir", "data.download")  # where the data lie does not change what they are
+# How diversity is measured, as a named whole: what `--config.preset` sets of the fields that are left empty.
+PRESETS: dict[str, dict[str, Any]] = {
+    "jaxdiv": {  # what is statistically right
+        "probe.estimator": "exact",
+        "probe.head": "converged",
+        "probe.distance": "task2vec_scale_free",
+        "probe.interval": "jackknife",
+        "data.augment.diversity": False,
+    },
+    "paper": {  # what the code behind the paper's Table 1 did
+        "probe.estimator": "reference",
+        "probe.head": "adam",
+        "probe.distance": "task2vec",
+        "probe.interval": "iid_pairs",
+        "data.augment.diversity": True,
+    },
+}
+# Where the data lie does not change what they are; a preset has become the fields that it sets.
+_NOT_IDENTITY = ("data.archive_dir", "data.dir", "data.download", "preset")
+
+
+def with_preset(config: ConfigDict) -> ConfigDict:
+    """A copy of `config` in which the preset has filled the fields that are empty: a field that is given stays.
+
+    Raises InputError for an unknown preset.
+    """
+    if config.preset not in PRESETS:
+        raise unknown("preset", config.preset, PRESETS)
+    filled = config.copy_and_resolve_references()
+    fields = PRESETS[config.preset]
+    filled.update_from_flattened_dict({path: value for path, value in fields.items() if config[path] in ("", None)})
+    return filled
+
+
+def own_sets(config: ConfigDict) -> dict[str, str]:
+    """The path of each of the user's own data sets by its name; InputError as `own.parse`."""
+    return own.parse(config.images, lambda name: name == "all" or benchmarks.is_known(name))
 
 
 def check(config: ConfigDict) -> None:
     """Raise InputError, with the nearest valid name, for a name or number in `config` that cannot be used."""
-    for name in (*config.benchmarks, *_pool(config), fixed_test_set(config)):
-        benchmarks.components(name)
+    mine = own_sets(config)
+    if not _measured(config):
+        raise InputError(
+            "there is nothing to measure: name your folder of images by --config.images=DIR, or benchmarks by "
+            "--config.benchmarks"
+        )
+    used = {base for name in (*_measured(config), fixed_test_set(config)) for base in benchmarks.components(name, mine)}
     _check_controlled(config)
     split = config.data.split
-    own = any(benchmarks.OWN in benchmarks.components(name) for name in (*config.benchmarks, *_pool(config)))
-    if config.methods and own and not split.file and not split.fractions[-1]:
+    if config.methods and used & {*mine, benchmarks.OWN} and not split.file and not split.fractions[-1]:
         raise InputError(
             "your own images have no test classes to evaluate on: give some by "
             "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
         )
+    if benchmarks.OWN in used:
+        raise InputError(f"benchmark {benchmarks.OWN!r} is your own folder of images: name it by --config.images=DIR")
     for kind, name, valid in (
         *(("method", method, METHODS) for method in config.methods),
         *(("test set", name, TEST_SETS) for name in config.evaluation.test_sets),
@@ -60,7 +102,7 @@ def check(config: ConfigDict) -> None:
         if name not in valid:
             raise unknown(kind, name, valid)
     for field, given, least in (
-        ("benchmarks", config.benchmarks, 0 if config.controlled.pool else 1),
+        ("benchmarks", config.benchmarks, 0),
         ("methods", config.methods, 0),
         ("seeds", config.seeds, 1),
         ("evaluation.test_sets", config.evaluation.test_sets, 1),
@@ -101,22 +143,26 @@ def check(config: ConfigDict) -> None:
         raise InputError("--config.training.patience counts validations: set --config.training.validate_every too")
 
 
-def _pool(config: ConfigDict) -> tuple[str, ...]:
-    return (config.controlled.pool,) if config.controlled.pool else ()
+def _measured(config: ConfigDict) -> tuple[str, ...]:
+    """The benchmarks that the configuration names, and a pool; each of the user's own sets where it names none."""
+    if config.controlled.pool:
+        return (*config.benchmarks, config.controlled.pool)
+    return tuple(config.benchmarks) or tuple(own_sets(config))
 
 
 def benchmark_names(config: ConfigDict) -> tuple[str, ...]:
-    """The study's benchmarks: those that it names, or the subsets of a controlled experiment's pool."""
+    """The study's benchmarks: those that it names, each of the user's own sets where it names none, or the subsets of a
+    controlled experiment's pool."""
     if not config.controlled.pool:
-        return tuple(config.benchmarks)
+        return _measured(config)
     return tuple(f"{level}-{number + 1}" for level in LEVELS for number in range(config.controlled.subsets))
 
 
 def _check_controlled(config: ConfigDict) -> None:
     """A controlled experiment's numbers, and those of a cut."""
     cut, chosen, task = config.data.cut, config.controlled, config.task
-    needed = task.shots + task.queries
-    most = max(len(benchmarks.components(name)) for name in (*config.benchmarks, *_pool(config), "omniglot"))
+    needed, mine = task.shots + task.queries, own_sets(config)
+    most = max(len(benchmarks.components(name, mine)) for name in _measured(config))
     if 0 < cut.images < needed or (cut.classes and cut.classes // most < task.ways):
         raise InputError(
             f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "
@@ -129,7 +175,7 @@ def _check_controlled(config: ConfigDict) -> None:
             "--config.controlled.pool makes the benchmarks, all of one size: set --config.benchmarks='()' and no "
             "--config.data.cut"
         )
-    sets = len(benchmarks.components(chosen.pool))
+    sets = len(benchmarks.components(chosen.pool, mine))
     each, rest = divmod(chosen.classes, sets)
     if rest or each < task.ways or 2 * chosen.subsets * each > chosen.candidates:
         raise InputError(
@@ -163,9 +209,8 @@ def fixed_test_set(config: ConfigDict) -> str:
     """`all` stands for the union of every base set that the study uses."""
     if config.evaluation.fixed_test_set != "all":
         return config.evaluation.fixed_test_set
-    return "+".join(
-        dict.fromkeys(part for name in (*config.benchmarks, *_pool(config)) for part in benchmarks.components(name))
-    )
+    mine = own_sets(config)
+    return "+".join(dict.fromkeys(part for name in _measured(config) for part in benchmarks.components(name, mine)))
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv import report, survey, train
-from jaxdiv.diversity import pairwise_distances
 from jaxdiv.errors import InputError
+from jaxdiv.findings import conclusion, true_beside_measured
 from jaxdiv.plan import Maker
 from jaxdiv.progress import Watch
 from jaxdiv.settings import check_stages, claim
@@ -24,7 +24,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     """
     stages = check_stages(stages)
     maker = Maker(config, workdir)
-    units = maker.plan()
+    config, units = maker.config, maker.plan()
     leads = jax.process_index() == 0
     if not leads:
         console = Console(quiet=True)
@@ -47,14 +47,14 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
         maker.show_data(units, console)
     if not config.methods:
         if "report" in stages:
-            _show_survey(units, workdir / "report", console)
+            _show_survey(maker, units, workdir / "report" / "report.html", console)
         return 1 if failures else 0
     correlated = maker.correlation(units)
     if "correlate" in stages and not correlated.done:
         correlated.execute(_silent)
     if "report" in stages:
         unit = maker.report(needed(correlated, "report"), failures)
-        _show_report(unit, workdir / "report" / "report.html", console)
+        _show_report(unit, workdir / "report" / "report.html", config.evaluation.fixed_test_set, console)
     return 1 if failures else 0
 
 
@@ -98,33 +98,32 @@ def _out_of_memory(stage: str) -> str:
     return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command goes on from here"
 
 
-def _show_report(unit: Unit, page: Path, console: Console) -> None:
-    """Write the report unless it is there, and show its tables."""
+def _show_report(unit: Unit, page: Path, test_set: str, console: Console) -> None:
+    """Write the report unless it is there, and show its tables and its answer. test_set: the fixed one."""
     if not unit.done or not page.exists():
         with console.status("drawing the report"):
             unit.execute(_silent)
     found = unit.inputs[0].result
-    for table in report.terminal_tables(found["diversity"], found["correlations"], width=console.width):
-        console.print(table)
+    first, second = report.terminal_tables(found["diversity"], found["correlations"], console.width, found["points"])
+    say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
+    console.print(first)
+    if scales := true_beside_measured(found["diversity"]):
+        say(scales)
+    console.print(second)
+    say(conclusion(found, test_set))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _show_survey(units: Iterable[Unit], folder: Path, console: Console) -> None:
-    """The report of a study that trains nothing: the coefficients, and each benchmark's tasks."""
-    measured = [needed(unit, "report") for unit in units if unit.stage == "diversity"]
-    rows = [unit.result for unit in measured]
-    distances = {
-        row["benchmark"]: pairwise_distances(unit.arrays()["embeddings"], row["distance"])
-        for row, unit in zip(rows, measured, strict=True)
-    }
-    drawn = survey.write_survey(folder, rows, distances)
-    console.print(survey.paper_table())
-    console.print(report.terminal_tables(rows, [], width=console.width)[0])
-    for unit in units:
-        if unit.stage == "prepare" and (lost := unit.result["left_out"]):
-            console.print(f"{unit.name}: left out {len(lost)}: {', '.join(lost[:5])}", markup=False, soft_wrap=True)
-    for path in drawn:
-        console.print(f"figure: {path}", highlight=False, markup=False, soft_wrap=True)
+def _show_survey(maker: Maker, units: Iterable[Unit], page: Path, console: Console) -> None:
+    """Write the report of a study that trains nothing, unless it is there, and show what it says."""
+    found = maker.surveyed(units)
+    unit = maker.survey(units, found)
+    if not unit.done or not page.exists():
+        with console.status("drawing the report"):
+            unit.execute(_silent)
+    for part in survey.terminal(found, console.width):
+        console.print(part, highlight=False, markup=False)
+    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _silent(share: float, note: str) -> None:

@@ -5,10 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from jaxdiv.controls import NOTHING, ONE_SIZE
 from jaxdiv.correlate import METRICS
+from jaxdiv.findings import true_beside_measured
 from jaxdiv.formats import Column, Table
 from jaxdiv.inference import r2_interval
-from jaxdiv.published import PAPER_BENCHMARKS, PAPER_TABLE1, PAPER_TABLE2, paper_diversity
+from jaxdiv.published import (
+    PAPER_BENCHMARKS,
+    PAPER_TABLE1,
+    PAPER_TABLE2,
+    measured_alike,
+    paper_diversity,
+    r2_measured_alike,
+)
 from jaxdiv.wording import DASH, by_method, method_name, p_cell, plain, r2_cell, short, span
 
 Row = Mapping[str, Any]
@@ -82,6 +91,7 @@ def _table(name: str, title: str, text: str, columns: Sequence[Column], rows: Se
 def table1(rows: Sequence[Row], numbers: Mapping[str, int] | None = None) -> Table:
     """Table 1. numbers: each benchmark's number in the figures."""
     numbers = numbers or {}
+    known = any(row.get("true_diversity") is not None for row in rows)
     facts = ("probe", "tasks", "estimator", "head", "distance")
     found = {key: {row.get(key) for row in rows} for key in facts}
     common = [
@@ -89,17 +99,19 @@ def table1(rows: Sequence[Row], numbers: Mapping[str, int] | None = None) -> Tab
     ]
     varied = [key for key in facts if len(found[key]) > 1]
 
+    published = lambda row: paper_diversity(row["benchmark"], row["probe"]) if measured_alike(row) else None
+
     def paper(row: Row) -> str:
-        value = paper_diversity(row["benchmark"], row["probe"])
+        value = published(row)
         return f"{short(value[0], 4)} ± {short(value[1], 4)}" if value else ""
 
     columns = [
         Column("#", lambda row: str(numbers.get(row["benchmark"], "")), least=96),
         _BENCHMARK,
-        _value("diversity", "diversity", 4),
+        _value("diversity, measured" if known else "diversity", "diversity", 4, brief="measured" if known else ""),
         _between("95% interval", "ci_low", "ci_high", 4),
         _value("noise floor", "noise_floor", 4),
-        _value("true", "true_diversity", 3),
+        _value("diversity, true", "true_diversity", 3, brief="true"),
         Column("paper", paper, least=96),
         _value("complexity", "complexity", 4, least=110),
         *(_count(key, key) if key == "tasks" else _words(key, key) for key in varied),
@@ -109,16 +121,17 @@ def table1(rows: Sequence[Row], numbers: Mapping[str, int] | None = None) -> Tab
         text += " # is the benchmark's number in the figures, least diverse first."
     if any(paper(row) for row in rows):
         text += " Paper: the published coefficient, ± half its interval."
-    if any(paper_diversity(row["benchmark"], row["probe"]) in PAPER_TABLE1["MIO"].values() for row in rows):
+    if any(published(row) in PAPER_TABLE1["MIO"].values() for row in rows):
         text += " The paper's MIO value equals its group's own Mini-ImageNet value: probably mislabelled."
+    text += f" {true_beside_measured(rows)}".rstrip()
     keys = [*TABLE1_COLUMNS, *(key for key in TABLE1_OPTIONAL if any(row.get(key) is not None for row in rows))]
     ordered = sorted(rows, key=lambda row: (str(row["probe"]), numbers.get(row["benchmark"], 0)))
     title = "Table 1. Task2Vec diversity coefficient"
     return Table("table1", title, text, columns, ordered, rows, keys, ", ".join(common))
 
 
-def table2(correlations: Sequence[Row]) -> Table:
-    """Table 2 beside the published values: a line a method and test set, both metrics in it."""
+def table2(correlations: Sequence[Row], alike: bool = False) -> Table:
+    """Table 2: a line a method and test set, both metrics in it. alike: beside the published values."""
     lines = [{"method": m, "test_set": t, **metrics} for m, t, metrics in by_method(correlations)]
     columns = [_METHOD._replace(cell=lambda row: method_name(row["method"]).removesuffix(" steps")), _TEST]
     for metric, name in METRICS.items():
@@ -127,13 +140,16 @@ def table2(correlations: Sequence[Row]) -> Table:
             Column("p", partial(_of_metric, metric=metric, show=lambda row: p_cell(row.get("p_value")))),
             Column("p, Holm", partial(_of_metric, metric=metric, show=lambda row: p_cell(row.get("p_holm"))), least=96),
             Column("n", partial(_of_metric, metric=metric, show=lambda row: str(row["n"]))),
-            Column("paper", partial(_published, metric=metric), least=130),
+            *([Column("paper", partial(_published, metric=metric), least=130)] if alike else []),
         ]
     text = (
-        "R² of the degree-1 fit over n benchmarks, p against zero, and p corrected (Holm) for all tests of this table. "
-        f"Paper: the published R² over {PAPER_BENCHMARKS} benchmarks; its interval was not published and is computed "
-        "here from R² and n. Its probe, learner and images may differ."
+        "R² of the degree-1 fit over n benchmarks, p against zero, and p corrected (Holm) for all tests of this table."
     )
+    if alike:
+        text += (
+            f" Paper: the published R² over {PAPER_BENCHMARKS} benchmarks; its interval was not published and is "
+            "computed here from R² and n. Its test set and its training may differ."
+        )
     return Table(
         "table2", "Table 2. R² of performance on diversity", text, columns, lines, correlations, TABLE2_COLUMNS
     )
@@ -221,7 +237,8 @@ def published_table(rows: Sequence[Row]) -> Table:
 
 
 def partial_table(rows: Sequence[Row]) -> Table:
-    """Diversity and performance, given the size of the data."""
+    """Diversity and performance, given the size of the data, where any of it could be given."""
+    rows = [row for row in rows if row["given"] != NOTHING]
     columns = [
         *(*_WHICH, _words("given", "given"), _value("R², alone", "raw_r2")),
         *(
@@ -236,7 +253,8 @@ def partial_table(rows: Sequence[Row]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Row]) -> Table:
-    """Which of size and diversity explains performance when the other is given."""
+    """Which of size and diversity explains performance when the other is given, where sizes differ."""
+    rows = [row for row in rows if row.get("note") != ONE_SIZE]
     columns = [
         *(*_WHICH, _words("verdict", "verdict"), _p("p of diversity, given size", "p_diversity")),
         *(_p("p of size, given diversity", "p_size"), _NOTE),
@@ -319,7 +337,9 @@ def all_tables(
     of = lambda key: analysis.get(key) or []
     title = "The paper's methods against each other"
     found = [
-        *(table1(of("diversity"), numbers), table2(of("correlations")), points_table(of("points"))),
+        table1(of("diversity"), numbers),
+        table2(of("correlations"), r2_measured_alike(of("diversity"), of("points"))),
+        points_table(of("points")),
         *(correlations_table(of("correlations")), differences_table(of("differences"))),
         *(published_table(published[0]), differences_table(published[1], "published_differences", title)),
         *(partial_table(of("partial")), verdicts_table(of("verdicts"))),

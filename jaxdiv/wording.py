@@ -1,6 +1,7 @@
 """Names and numbers as a reader sees them: in the tables, under the figures and in the sentences."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,12 @@ def p_text(p: float | None) -> str:
         return DASH
     # Two digits would print .049 as .05, on the wrong side of the level it is read against.
     return "< .001" if p < 0.001 else f"= {short(p, 3 if p < 0.1 else 2)}"
+
+
+def unbroken(text: str) -> str:
+    """With spaces where no line may break: within "p = .02" and ".42 [.01, .79]"."""
+    text = re.sub(r"(\S) (\[[^\]]*), ([^\]]*\])", "\\1\u00a0\\2,\u00a0\\3", text)
+    return re.sub(r"\b(p|z|n|R²) ([=<]) ", "\\1\u00a0\\2\u00a0", text)
 
 
 def p_cell(p: float | None) -> str:

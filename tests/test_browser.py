@@ -13,7 +13,9 @@ import pytest
 from made_up import controlled_analysis
 from PIL import Image
 
-from jaxdiv import report
+from jaxdiv import report, survey
+from jaxdiv.diversity import diversity
+from jaxdiv.published import PAPER_MEASURED
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium or google-chrome on this machine")
@@ -87,8 +89,8 @@ class Browser:
         return session, complaints, asked
 
     def ask(self, session, expression):
-        found = self.do("Runtime.evaluate", session, expression=expression, returnByValue=True)
-        return found["result"]["value"]
+        found = self.do("Runtime.evaluate", session, expression=expression, returnByValue=True, awaitPromise=True)
+        return found["result"].get("value")
 
     def close(self):
         os.close(self.write)
@@ -117,14 +119,24 @@ def page(tmp_path_factory):
     return report.write_report(folder, found, {}, {}, contact_sheets=sheets).as_uri()
 
 
-MEASURE = """(() => {
+# Two frames: what depends on whether a table scrolls is drawn a frame after the table.
+OPEN_ALL = """(async () => {
   document.querySelectorAll("details").forEach(details => details.open = true);
+  for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
+})()"""
+MEASURE = """(() => {
   const box = element => { const r = element.getBoundingClientRect(); return [r.left, r.right, r.width, r.height]; };
   return {
     window: innerWidth,
     page: document.documentElement.scrollWidth,
     figures: [...document.querySelectorAll("svg, img")].map(box),
     tables: [...document.querySelectorAll(".wide")].map(box),
+    scrolls: [...document.querySelectorAll(".wide")].map(wide => wide.scrollWidth > wide.clientWidth),
+    hints: [...document.querySelectorAll(".wide .hint")].map(hint => hint.getBoundingClientRect().height > 10),
+    rows: [...document.querySelectorAll(".panels:has(.key)")].map(row => {
+      const boxes = [...row.children].map(box), right = row.getBoundingClientRect().right;
+      return [right - Math.max(...boxes.slice(-1).map(b => b[1])), right - Math.max(...boxes.map(b => b[1]))];
+    }),
     lost: [...document.querySelectorAll("nav a")].filter(a => !document.querySelector(a.getAttribute("href"))).length,
     links: document.querySelectorAll("nav a").length,
     paper: getComputedStyle(document.body).backgroundColor,
@@ -138,6 +150,7 @@ def test_the_page_shows_every_figure_within_its_width_and_asks_for_nothing(brows
     session, complaints, asked = browser.open(page, width, scheme)
     assert complaints == []
     assert asked[0] == page and all(url.startswith("data:") for url in asked[1:])
+    browser.ask(session, OPEN_ALL)
     found = browser.ask(session, MEASURE)
     assert found["window"] == width and found["page"] <= width
     # Figures 1 and 3: two methods; 2: one panel; 4: one MAML method; 5: two methods, two metrics; a contact sheet.
@@ -145,6 +158,10 @@ def test_the_page_shows_every_figure_within_its_width_and_asks_for_nothing(brows
     for left, right, wide, tall in found["figures"]:
         assert wide > 200 and tall > 200 and left >= 0 and right <= width
     assert found["tables"] and all(left >= 0 and right <= width for left, right, _, _ in found["tables"])
+    # The key of the numbers takes what the panels of a row leave: no cell is empty.
+    assert found["rows"] and all(abs(gap) < 1 for gaps in found["rows"] for gap in gaps)
+    # A table that is wider than the page says so, and no other does.
+    assert any(found["scrolls"]) and not all(found["scrolls"]) and found["hints"] == found["scrolls"]
     assert found["links"] > 5 and found["lost"] == 0
     bright = lambda colour: sum(map(int, colour[4:-1].split(","))) > 3 * 128
     assert (bright(found["paper"]), bright(found["ink"])) == ((True, False) if scheme == "light" else (False, True))
@@ -162,3 +179,22 @@ def test_the_page_forbids_the_requests_that_it_does_not_make(browser, page, tmp_
     (tmp_path / "changed.html").write_text(text.replace("<h1>", '<img src="http://127.0.0.1:9/x.png"><h1>'))
     _, complaints, _ = browser.open((tmp_path / "changed.html").as_uri(), 390)
     assert any("Content Security Policy" in json.dumps(complaint) for complaint in complaints)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_page_of_ones_own_folders_fits_too(browser, tmp_path, width, scheme):
+    rng = np.random.default_rng(0)
+    tasks = {name: np.exp(rng.normal(size=(6, 20))) for name in ("birds", "moths-of-a-long-name", "c")}
+    how = PAPER_MEASURED | {"probe": "resnet18", "weights": "imagenet", "tasks": 6}
+    rows = [
+        dict(zip(("diversity", "ci_low", "ci_high"), diversity(of_tasks), strict=True)) | how | {"benchmark": name}
+        for name, of_tasks in tasks.items()
+    ]
+    sources = {name: survey.Source((f"/a/long/path/to/{name}",), (9,), 300, ()) for name in tasks}
+    page = survey.write_survey(tmp_path, survey.Survey(rows, tasks, sources), {}, {}, {}).as_uri()
+    session, complaints, asked = browser.open(page, width, scheme)
+    assert complaints == [] and asked[0] == page and all(url.startswith("data:") for url in asked[1:])
+    found = browser.ask(session, MEASURE)
+    assert found["page"] <= width and len(found["figures"]) == 3 * 3 and len(found["tables"]) == 4
+    assert all(left >= 0 and right <= width for left, right, _, _ in found["figures"] + found["tables"])
+    assert found["links"] >= 5 and found["lost"] == 0

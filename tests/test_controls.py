@@ -92,6 +92,25 @@ def test_partial_rows_take_sizes_and_omniglots_share_and_correct_for_their_numbe
     )
 
 
+def test_omniglots_share_is_no_covariate_where_no_benchmark_has_any():
+    rng = np.random.default_rng(17)
+    shares = [{"dtd": 1.0}] * 8
+    images = np.exp(rng.normal(size=8))
+    for row in controls.partial_correlations(points(rng.normal(size=8), rng.normal(size=8), images, share=shares)):
+        assert "omniglot" not in row["given"] + row["note"]
+
+
+def test_where_no_covariate_varies_there_is_no_partial_correlation_but_a_reason():
+    rng = np.random.default_rng(18)
+    for row in controls.partial_correlations(points(rng.normal(size=8), rng.normal(size=8), share=[{}] * 8)):
+        assert row["given"] == controls.NOTHING and row["raw_r2"] > 0
+        assert [row[key] for key in ("r2", "r", "low", "high", "p_value", "p_holm", "covariates_r2")] == [None] * 7
+        assert row["note"] == "all benchmarks have the same number of images and number of classes"
+    unknown = points(rng.normal(size=8), rng.normal(size=8), train_images=[None] * 8, train_classes=[None] * 8)
+    row = controls.partial_correlations(unknown)[0]
+    assert row["r2"] is None and row["note"] == "not known: log images, log classes, share of omniglot"
+
+
 def planted(rng, truth, n):
     """A study whose size and diversity go together (r about .6), and what its accuracy depends on: `truth`."""
     size = rng.normal(size=n)

@@ -64,27 +64,104 @@ def difference(method, other, gap, decided):
 
 def test_methods_are_ranked_only_where_that_is_decided():
     rows = [difference("ho_maml_10", "pt", 0.27, False), difference("fo_maml_5", "pt", -0.5, False)]
-    said = findings.headline({"correlations": [row(), row("ho_maml_10")], "differences": rows}, [], None)
-    assert (
-        "Undecided: none of 2 differences of R² is significant (HO-MAML 10 steps minus PT .27 [-.03, .57], p = .40"
-        in said[2]
-    )
+    found = {"correlations": [row(), row("ho_maml_10")], "differences": rows}
+    (line,) = words(**found)["Accuracy, own test split"][1:]
+    assert "none of 2 differences of R² is significant (HO-MAML 10 steps minus PT .27 [-.03, .57], p = .40" in line
+    assert "No method's R² is significantly above another's (2 comparisons" in findings.headline(found, [], None)[2]
     rows[1] |= {"decided": True}
-    said = findings.headline({"correlations": [row(), row("ho_maml_10")], "differences": rows}, [], None)
-    assert said[2].endswith("R² differs: PT above FO-MAML 5 steps .50 [.20, .80]; 1 other pair undecided.")
+    (line,) = words(**found)["Accuracy, own test split"][1:]
+    assert line == "R² differs: PT above FO-MAML 5 steps .50 [.20, .80]; 1 other pair undecided."
+    assert "above the other's in 1 of 2 comparisons" in findings.headline(found, [], None)[2]
 
 
-def test_the_headline_answers_yes_no_or_that_it_cannot_be_said():
-    answer = lambda *rows: findings.headline({"correlations": rows}, [], "mio")[1]
-    many = [row(m, test_set="fixed", **STRONG) for m in ("pt", "fo_maml_5", "ho_maml_5")]
-    assert answer(*many).startswith(
-        "Does diversity predict accuracy on the fixed test set (mio)? Yes for each of 3 methods"
+def test_the_conclusion_says_yes_no_or_that_it_cannot_be_said():
+    answer = lambda *rows: findings.conclusion({"correlations": rows}, "mio")
+    many = [
+        row(m, test_set="fixed", **STRONG | {"r2": r2}) for m, r2 in (("pt", 0.72), ("fo_maml_5", 0.8), ("x", 0.75))
+    ]
+    assert answer(*many) == (
+        "Accuracy rises significantly with diversity on the fixed test set (mio) for each of 3 methods, with R² from "
+        ".72 [.26, .92] (PT) to .80 [.26, .92] (FO-MAML 5 steps)."
     )
-    assert "Yes for PT (R² = .72 [.26, .92]); undecided for FO-MAML 5 steps." in answer(row(**STRONG), row("fo_maml_5"))
-    assert "Undecided: no R² differs significantly from zero; the largest R² is .15 [.00, .62], of PT." in answer(row())
-    assert "It cannot be said: no R² is defined." in answer(
-        row(r2=None, p_value=None, p_holm=None, note="undefined: 2 points")
+    assert answer(row(**STRONG | {"slope": -1.0}), row("fo_maml_5")) == (
+        "Accuracy falls significantly with diversity on the own test split for PT, with R² .72 [.26, .92]; for FO-MAML "
+        "5 steps this is undecided."
     )
+    assert answer(row()) == (
+        "Whether accuracy goes with diversity on the own test split is undecided, since no R² differs significantly "
+        "from zero (.15 [.00, .62], PT)."
+    )
+    assert "(that of PT does before Holm's correction)" in answer(row(p_value=0.03))
+    undefined = row(r2=None, p_value=None, p_holm=None, note="undefined: 2 points")
+    assert answer(undefined) == "Whether accuracy goes with diversity cannot be said: no R² is defined." == answer()
+
+
+@pytest.mark.parametrize("change", [{}, STRONG])
+def test_test_sets_of_one_answer_share_it_and_of_two_have_one_each(change):
+    own, fixed = row(), row(test_set="fixed", **change)
+    said = findings.conclusion({"correlations": [fixed, own]})
+    assert said.count("own test split") == said.count("fixed test set") == 1
+    assert ("on the own test split and the fixed test set" in said) == (change == {})
+    if change:
+        assert said.endswith(
+            "; accuracy rises significantly with diversity on the fixed test set for PT, with R² .72 [.26, .92]."
+        )
+
+
+def test_the_lead_answers_once_for_every_test_set_and_repeats_no_sentence_of_the_summary():
+    tests = ("own", "fixed")
+    found = {
+        "correlations": [row(m, test_set=t) for m in ("pt", "ho_maml_10") for t in tests],
+        "differences": [difference("ho_maml_10", "pt", 0.27, False) | {"test_set": t} for t in tests],
+        "verdicts": [
+            {"method": m, "metric": "accuracy", "test_set": t, "verdict": v}
+            for t in tests
+            for m, v in (("pt", "both"), ("ho_maml_10", "size"))
+        ],
+    }
+    lead = findings.headline(found, [], None)
+    assert len(lead) == 4 == len(set(lead))
+    assert lead[1] == findings.conclusion(found)
+    assert "diversity still explains accuracy in 2 of 4 cases" in lead[3] and "size, given diversity, in 4" in lead[3]
+    said = [sentence for lines in words(**found).values() for line in lines for sentence in line.split(". ")]
+    assert not [line for line in lead if any(sentence.strip(".") in line for sentence in said)]
+
+
+def diversity(*pairs):
+    return [{"benchmark": f"b{i}", "diversity": d, "true_diversity": t} for i, (d, t) in enumerate(pairs)]
+
+
+def test_true_and_measured_diversity_are_said_to_agree_in_order_only_where_they_do():
+    said = findings.true_beside_measured(diversity((0.1, 0.3), (0.2, 0.9), (0.3, 1.0)))
+    assert "scales differ" in said and said.endswith("and it does (Spearman correlation 1.00, 3 benchmarks).")
+    said = findings.true_beside_measured(diversity((0.1, 0.3), (0.3, 0.9), (0.2, 1.0)))
+    assert said.endswith("and it does not throughout (Spearman correlation .50, 3 benchmarks).")  # 1 - 6·2 / (3·8)
+    assert findings.true_beside_measured(diversity((0.1, 0.3), (0.2, 0.9))).endswith("only the order must agree.")
+    assert findings.true_beside_measured(diversity((0.1, None), (0.2, None), (0.3, None))) == ""
+
+
+def test_where_accuracy_nears_one_the_report_says_what_that_does_to_r2():
+    point = {"benchmark": "a", "method": "pt", "seed": 0, "test_set": "own", "diversity": 0.1, "loss": 0.1}
+    points = [
+        point | {"benchmark": b, "method": m, "accuracy": value}
+        for m, values in (("pt", (0.5, 0.97, 0.971)), ("ho_maml_5", (0.98, 0.99, 1.0)))
+        for b, value in zip("abc", values, strict=True)
+    ]
+    said = words(correlations=[row()], points=points)["What these points can support"][-1]
+    assert said.startswith("4 of 6 points lie above an accuracy of .97 (own: PT 1 of 3, HO-MAML 5 steps 3 of 3).")
+    assert "straight line's R² says too little" in said
+    low = words(correlations=[row()], points=[p | {"accuracy": 0.5} for p in points])
+    assert "above an accuracy" not in " ".join(low["What these points can support"])
+
+
+def test_where_no_size_can_be_given_one_sentence_says_why():
+    nothing = {"method": "pt", "metric": "accuracy", "test_set": "own", "given": "nothing", "p_value": None, "r2": None}
+    note = "all benchmarks have the same number of images and number of classes"
+    said = words(correlations=[row()], partial=[nothing | {"note": note}, nothing | {"metric": "loss", "note": note}])
+    assert said["Diversity, or size?"] == [
+        f"No correlation is shown given the size or the mixture of the data: {note}, so that these explain no "
+        "correlation here."
+    ]
 
 
 def test_the_papers_values_are_judged_as_ours_are():

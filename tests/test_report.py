@@ -13,7 +13,7 @@ from made_up import analysis, controlled_analysis, full_analysis, study
 from PIL import Image
 from rich.console import Console
 
-from jaxdiv import figures, formats, report, tables, wording
+from jaxdiv import controls, figures, formats, report, tables, wording
 
 
 def write(folder, found, **more):
@@ -174,7 +174,7 @@ def test_a_missing_benchmark_and_a_missing_method_leave_the_rest_whole(tmp_path)
     with open(tmp_path / "table2.csv", newline="") as file:
         used = {(row["method"], row["test_set"]): row["n"] for row in csv.DictReader(file)}
     assert used == {("pt", "own"): "5", ("ho_maml_10", "own"): "4", ("ho_maml_10", "fixed"): "4"}
-    assert text.count("<svg") == 4 + 2 + 4
+    assert text.count("<svg") == 3 + 2 + 3  # no panel of PT on the fixed test set, which it has no point on
 
 
 def test_a_number_above_zero_never_reads_as_zero():
@@ -212,7 +212,51 @@ def test_terminal_tables_fit_and_show_every_number(width):
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
     assert text.count("HO-MAML 10") == 2 and "bench-7" in text
-    assert ("Holm" in text) == (width >= 100) and (".416" in text) == (width >= 130)
+    assert ("Holm" in text) == (width >= 100) and ".416" not in text
+    assert "measured" in text and "true" in text
+
+
+PAPERS = {"estimator": "reference", "head": "adam", "distance": "task2vec", "interval": "iid_pairs"}
+PAPERS |= {"weights": "imagenet", "augment": True, "pixels": 84, "ways": 5, "shots": 5, "queries": 15}
+
+
+@pytest.mark.parametrize("other", [{}, {"estimator": "exact"}, {"benchmark": "mine"}, {"net": "conv4"}])
+def test_the_papers_values_stand_only_beside_values_that_were_measured_alike(other):
+    rows, points = study(4, ("pt", "ho_maml_10"), ("own",), names=["dtd", "aircraft", "flower", "omniglot"])
+    rows = [row | PAPERS for row in rows]
+    points = [point | {"net": other.get("net", "resnet12"), "pixels": 84} for point in points]
+    rows[0] |= {key: value for key, value in other.items() if key != "net"}
+    console = Console(width=140, record=True, file=io.StringIO())
+    for table in report.terminal_tables(rows, analysis(rows, points)["correlations"], 140, points):
+        console.print(table)
+    text = console.export_text()
+    assert (".416" in text) == (other == {})  # the paper's R² of HO-MAML 10
+    assert (".1290 ± .0023" in text) == (other in ({}, {"net": "conv4"}))  # its DTD
+    assert ".1380 ± .0029" in text  # its Flower
+
+
+def test_the_top_of_the_page_says_which_study_when_and_that_its_benchmarks_are_generated(tmp_path):
+    found = analysis(*study(3, ("pt",), ("own",)))
+    top = lambda **more: re.sub(r"<[^>]*>", " ", write(tmp_path, found, **more).read_text().split("<nav")[0])
+    names = [row["benchmark"] for row in found["diversity"]]
+    when = {"finished": "2026-01-02 03:04:05 UTC"}
+    whole = top(title="Diversity: mine", provenance=when, generated=names)
+    assert "Diversity: mine" in whole and "Finished 2026-01-02 03:04:05 UTC. Every benchmark is generated" in whole
+    assert "Generated, no real data sets: bench-0 and bench-2." in top(generated=["bench-2", "bench-0", "elsewhere"])
+    assert "enerated" not in top() and "Finished" not in top(provenance={})
+
+
+def test_rows_that_cannot_be_are_in_no_table_and_the_page_says_why(tmp_path):
+    rows, points = study(6, ("pt", "ho_maml_5"), ("own",))
+    points = [point | {"train_images": 640, "share": {}} for point in points]
+    found = analysis(rows, points) | {
+        "partial": controls.partial_correlations(points),
+        "verdicts": controls.size_or_diversity(points),
+    }
+    text = write(tmp_path, found).read_text()
+    assert not list(tmp_path.glob("partial.*")) and not list(tmp_path.glob("verdicts.*"))
+    assert text.count("all benchmarks have the same number of images and number of classes") == 1
+    assert "omniglot" not in text and "&gt;-.001" not in text
 
 
 def test_table1_says_once_what_holds_for_every_benchmark():

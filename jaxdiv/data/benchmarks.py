@@ -1,11 +1,12 @@
 """The table of facts: which data sets there are, their class splits, pixel statistics, augmentation, and unions.
 
-A benchmark's name is a base data set, a generated one (`gauss-S`), a named union, or several of these joined by `+`.
+A benchmark's name is a base data set, a generated one (`gauss-S`), a user's own (by its name), a named union, or
+several of these joined by `+`. `images` is the union of all of the user's own.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -109,7 +110,7 @@ STUDY = (  # the study's thirteen, in the order of its Table 1
     *("cifar_fs", "fc100", "mini_imagenet", "aircraft", "flower", "dtd", "cu_birds", "omniglot"),
     *("mio", "hdb7_afto", "hdb8_cado", "hdb9_cavdo", "hdb10_micova"),
 )
-OWN = "images"  # the name of a user's own folder as a benchmark
+OWN = "images"  # all of a user's own data sets as one benchmark
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class DataSettings:
       partial: the archives are samples: classes that are absent or have fewer than `min_images` images are left out
         and named in the facts. Otherwise they are an error.
       min_images: shots + queries: the images that a task needs of a class.
-      own: a user's folder (or .zip, .tar) of images, a sub-folder a class.
-      fractions, split_seed, split_file: how its classes are split (`folder.split_classes`).
-      skip_broken: leave out its images that cannot be decoded, and name them in the facts; otherwise an error.
+      own: the user's data sets: a folder (or .zip, .tar) of images by its name, a sub-folder per class.
+      fractions, split_seed, split_file: how their classes are split (`folder.split_classes`).
+      skip_broken: leave out their images that cannot be decoded, and name them in the facts; otherwise an error.
       classes, images, seed: of a generated benchmark: classes per split, images per class, the draw.
     """
 
@@ -134,7 +135,7 @@ class DataSettings:
     download: bool = True
     partial: bool = False
     min_images: int = 20
-    own: str = ""
+    own: Mapping[str, str] = field(default_factory=dict)
     fractions: tuple[float, ...] = (1.0, 0.0, 0.0)
     split_seed: int = 0
     split_file: str = ""
@@ -144,34 +145,44 @@ class DataSettings:
     seed: int = 0
 
 
-def components(name: str) -> tuple[str, ...]:
-    """The base sets of a benchmark; InputError with the nearest names for one that does not exist."""
+def is_known(name: str) -> bool:
+    """Whether `name` is a benchmark without any data set of the user's."""
+    return name in BASE_SETS or name in UNIONS or name == OWN or synthetic.spread(name) is not None
+
+
+def components(name: str, own: Collection[str] = ()) -> tuple[str, ...]:
+    """The base sets of a benchmark; InputError with the nearest names for one that does not exist.
+
+    own: the names of the user's data sets, which are base sets too.
+    """
     parts: tuple[str, ...] = ()
     for part in name.split("+"):
         if part in UNIONS:
             parts += UNIONS[part]
-        elif part in BASE_SETS or part == OWN or synthetic.spread(part) is not None:
+        elif part == OWN and own:
+            parts += tuple(own)
+        elif part in own or is_known(part):
             parts += (part,)
         else:
-            raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, OWN, "gauss-0.25"])
+            raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, *own, OWN, "gauss-0.25"])
     return parts
 
 
-def shares(name: str) -> dict[str, float]:
+def shares(name: str, own: Collection[str] = ()) -> dict[str, float]:
     """The share of each base set in a benchmark's tasks."""
-    parts = components(name)
+    parts = components(name, own)
     return {part: parts.count(part) / len(parts) for part in parts}
 
 
-def native_pixels(name: str) -> int:
+def native_pixels(name: str, own: Collection[str] = ()) -> int:
     """The side of a benchmark's images in the study: 32 for CIFAR's two alone, 84 for all else."""
-    parts = components(name)
+    parts = components(name, own)
     return BASE_SETS[parts[0]].pixels if len(parts) == 1 and parts[0] in BASE_SETS else 84
 
 
-def true_diversity(name: str) -> float | None:
+def true_diversity(name: str, own: Collection[str] = ()) -> float | None:
     """The diversity of a generated benchmark in closed form; None where an image is real."""
-    spreads = [synthetic.spread(part) for part in components(name)]
+    spreads = [synthetic.spread(part) for part in components(name, own)]
     return None if None in spreads else synthetic.true_diversity([s for s in spreads if s is not None])
 
 
@@ -192,11 +203,11 @@ def prepare(
     archives: list[dict[str, Any]] = []
     left_out: list[str] = []
     pieces: Iterator[np.ndarray]
-    if (spread := synthetic.spread(base)) is not None:
-        by_class, names, split = _generate(spread, pixels, settings)
+    if base in settings.own or base == OWN:
+        by_class, names, split, left_out = _read_own(base, pixels, settings, progress)
         count, pieces = [len(images) for images in by_class], iter(by_class)
-    elif base == OWN:
-        by_class, names, split, left_out = _read_own(pixels, settings, progress)
+    elif (spread := synthetic.spread(base)) is not None:
+        by_class, names, split = _generate(spread, pixels, settings)
         count, pieces = [len(images) for images in by_class], iter(by_class)
     else:
         count, pieces, names, split, left_out, archives = _read(base, pixels, settings, progress)
@@ -232,17 +243,15 @@ def table(base: str, stored: Stored, split: str, alone: bool = True) -> ImageTab
 
 
 def _look(base: str, alone: bool) -> Look:
-    if base == OWN:
-        return _IMAGENET
     facts = BASE_SETS.get(base)
-    if facts is None:
-        return _GENERATED
+    if facts is None:  # a user's own are taken for photographs, as the probe's own
+        return _IMAGENET if synthetic.spread(base) is None else _GENERATED
     return facts.look if alone or facts.in_union is None else facts.in_union
 
 
-def join(name: str, stored: Sequence[Stored], split: str) -> ImageTable:
+def join(name: str, stored: Sequence[Stored], split: str, own: Collection[str] = ()) -> ImageTable:
     """A benchmark's split from the prepared tables of its components, on the device if it fits there (`place`)."""
-    bases = components(name)
+    bases = components(name, own)
     tables = [table(base, of_base, split, len(bases) == 1) for base, of_base in zip(bases, stored, strict=True)]
     return place(tables[0] if len(tables) == 1 else union(tables))
 
@@ -260,19 +269,19 @@ def load_benchmark(
     settings = settings or DataSettings()
     with tempfile.TemporaryDirectory() as folder_name:
         stored = []
-        for number, base in enumerate(components(name)):
+        for number, base in enumerate(components(name, settings.own)):
             into = Path(folder_name) / str(number)
-            prepare(base, pixels or native_pixels(name), settings, into)
+            prepare(base, pixels or native_pixels(name, settings.own), settings, into)
             stored.append(store.read_table(into))
-        made = join(name, stored, split)
+        made = join(name, stored, split, settings.own)
         # What stays on the host is read into memory, since its file is not kept.
         return replace(made, images=np.array(made.images)) if made.on_host else made
 
 
-def sheet(name: str, stored: Sequence[Stored]):
+def sheet(name: str, stored: Sequence[Stored], own: Collection[str] = ()):
     """The contact sheet of a benchmark from the prepared tables of its components: a row is a class."""
     sections = []
-    for base, of_base in zip(components(name), stored, strict=True):
+    for base, of_base in zip(components(name, own), stored, strict=True):
         inverted = bool(base in BASE_SETS and BASE_SETS[base].gray)
         for number, split in enumerate(SPLITS):
             mine = of_base.split == number
@@ -345,11 +354,11 @@ def _read(base, pixels, settings, progress):
     return count, pieces(), [names[label] for label in kept], split, left_out, archives
 
 
-def _read_own(pixels, settings, progress):
-    if not settings.own:
-        raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by --config.images=DIR")
+def _read_own(base, pixels, settings, progress):
+    if base not in settings.own:
+        raise InputError(f"benchmark {base!r} is your own folder of images: name it by --config.images=DIR")
     expected = "a folder (or .zip, .tar) with one sub-folder of images for each class"
-    path = Path(settings.own)
+    path = Path(settings.own[base])
     broken: list[str] = []
     lost = broken if settings.skip_broken else None
     images = folder.read_classes(path, expected, folder.decoder(pixels, False), lambda share: progress(share, ""), lost)
