@@ -166,7 +166,8 @@ def _sheets(sheets: Mapping[str, str | Path]) -> str:
             part = f"the first {share:.0%} of the sheet" if share < 0.995 else "the whole sheet"
             caption = f"{name}: {part} {Path(path).name}, a row a class"
         parts.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
-    return _details("Sample images of each benchmark", f'<div class="panels">{"".join(parts)}</div>')
+    style = "panels four" if len(parts) % 4 == 0 else "panels"  # rows that are full
+    return _details("Sample images of each benchmark", f'<div class="{style}">{"".join(parts)}</div>')
 
 
 def _reduced(path: Path) -> tuple[str, float]:
@@ -234,7 +235,7 @@ a {{ color: inherit; }} h2 {{ scroll-margin-top: .5rem; }}
 td.num, th.num {{ text-align: right; }}
 .panels {{ display: flex; flex-wrap: wrap; gap: .5rem; --columns: 3; }}
 .panels > * {{ flex: 0 0 calc((100% - (var(--columns) - 1) * .5rem) / var(--columns)); }}
-.large {{ --columns: 2; }}
+.large {{ --columns: 2; }} .four {{ --columns: 4; }}
 .panels .key {{ flex: 1 1 0; min-width: min(100%, 12rem); color: var(--soft); font-size: .85rem; align-self: center; }}
 .key p {{ margin: 0 0 .3rem; }} .key div {{ display: flex; flex-wrap: wrap; gap: .1rem .9rem; }}
 .panels svg, .panels img {{ width: 100%; max-width: 520px; height: auto; display: block; }}

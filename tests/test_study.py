@@ -2,10 +2,12 @@
 
 import ast
 import csv
+import html
 import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -125,6 +127,15 @@ def test_a_second_run_does_nothing_again_and_shows_the_tables(finished, cache):
     again = launch(cache, finished)
     assert again.returncode == 0 and " 0 to run" in again.stdout and "Table 2" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+    assert all(len(line) <= 80 for line in again.stdout.splitlines() if str(finished) not in line)
+    said = " ".join(again.stdout.split())
+    assert "scales differ: only the order must agree" in said
+    # Under the tables the page's own answer, word for word.
+    page = html.unescape((finished / "report" / "report.html").read_text())
+    top, lead = page.split("<nav")[0], re.findall(r'<p class="lead">(.*?)</p>', page)
+    assert said.rpartition("Table 2")[2].count(" ".join(lead[1].split())) == 1
+    assert finished.name in top and "Every benchmark is generated" in top
+    assert f"Finished {time.strftime('%Y')}" in top
 
 
 def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished, cache, tmp_path):
