@@ -3,8 +3,8 @@
 import pytest
 from sample_archives import of_classes, one_line, prepare
 
-from configs import folder as folder_config
 from jaxdiv import settings
+from jaxdiv.configs import folder as folder_config
 from jaxdiv.data import benchmarks
 from jaxdiv.data import own as own_data
 from jaxdiv.data.augment import Augmentation
