@@ -11,7 +11,7 @@ from typing import Any
 def bar(
     label: str, progress: Callable[[Any], None] | None = None, total: int | None = None
 ) -> Iterator[Callable[[Any], None]]:
-    """`with bar("embedding tasks", total=50) as report: report(1)`: a bar on stderr, or as a notebook draws it.
+    """`with bar("embedding tasks", total=50) as report: report(1)`: a bar on stderr, or in a notebook's output.
 
     Args:
         label: what is under way.
@@ -21,7 +21,7 @@ def bar(
     if progress is not None:
         yield progress
         return
-    if not (sys.stderr and sys.stderr.isatty()) and not _in_notebook():
+    if not (notebook := _in_notebook()) and not (sys.stderr and sys.stderr.isatty()):
         yield lambda done: None
         return
     with warnings.catch_warnings():  # without ipywidgets a notebook gets the terminal's bar: no reason for a warning
@@ -29,7 +29,13 @@ def bar(
         from tqdm.auto import tqdm
     counts = "{n_fmt}/{total_fmt} " if total else ""
     form = "{l_bar}{bar}| " + counts + "[{elapsed}<{remaining}]"
-    with tqdm(desc=f"{label} (starting)", total=total or 1.0, bar_format=form, dynamic_ncols=True) as shown:
+    with tqdm(
+        desc=f"{label} (starting)",
+        total=total or 1.0,
+        bar_format=form,
+        dynamic_ncols=True,
+        file=sys.stdout if notebook else sys.stderr,  # a notebook paints stderr red
+    ) as shown:
 
         def report(done: float) -> None:
             if not shown.n:  # until now it connected, or compiled
