@@ -2,16 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from rich.console import Console
-from rich.progress import Progress
-
+from jaxdiv.bar import bar
 from jaxdiv.errors import InputError
 
 _BLOCK = 2**18
@@ -28,7 +25,7 @@ def fetch(url: str, file: Path, sha256: str = "", progress: Callable[[float], No
 
     Args:
       sha256: what its sha256 begins with; empty: not known.
-      progress: called with the share done, 0..1; None: a bar on the terminal.
+      progress: called with the share done, 0..1; None: a bar in a terminal or a notebook.
     Raises:
       InputError: no network or no such address (saying what to get from where and where to put it), a transfer that
         broke off (the next call resumes it), another hash, a folder that cannot be written.
@@ -36,7 +33,7 @@ def fetch(url: str, file: Path, sha256: str = "", progress: Callable[[float], No
     part = file.with_name(file.name + ".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _shown(file.name, progress) as report:
+        with bar(f"downloading {file.name}", progress) as report:
             _transfer(url, part, report)
         with part.open("rb") as done:
             found = hashlib.file_digest(done, "sha256").hexdigest()
@@ -78,17 +75,6 @@ def _transfer(url: str, part: Path, report: Callable[[float], None]) -> None:
                 report(have / total if total else 0.0)
         if have < total:
             raise ConnectionError(f"{have} of {total} bytes came")
-
-
-@contextmanager
-def _shown(name: str, progress: Callable[[float], None] | None) -> Iterator[Callable[[float], None]]:
-    if progress is not None:
-        yield progress
-        return
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"downloading {name}", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
 
 
 def _by_hand(url: str, file: Path) -> str:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxdiv.bar import bar
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_tasks
 from jaxdiv.errors import InputError
 from jaxdiv.nets.resnet import Probe
@@ -28,7 +29,7 @@ def embed_benchmark(
     key: PRNGKeyArray | None = None,
     again: bool = False,
     augment: bool = False,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "tasks filters"]:
     """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
 
@@ -36,7 +37,7 @@ def embed_benchmark(
         key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
         again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
         augment: with the train augmentation of the benchmark's data sets, as the reference measures.
-        progress: called with the number of tasks done.
+        progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
 
     Only as many tasks are in memory as there are devices. Raises InputError as `embed`, and where the benchmark has
     too few classes or images.
@@ -45,24 +46,25 @@ def embed_benchmark(
     keys = _task_keys(jax.random.key(0) if key is None else key, tasks)
     found: list[np.ndarray] = []
     devices = jax.local_device_count()
-    for start in range(0, tasks, devices):
-        halves = [jax.random.split(key) for key in keys[start : start + devices]]
-        drawn = [sample_tasks(for_task, table, ways, shots, queries, augment=augment) for for_task, _ in halves]
-        images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in drawn]
-        labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in drawn]
-        for_fisher = [jax.random.fold_in(key, 1) if again else key for _, key in halves]
-        found += [
-            *embed_tasks(
-                probe,
-                jnp.concatenate(images),
-                jnp.concatenate(labels),
-                ways,
-                estimator,
-                jnp.stack(for_fisher),
-                head=head,
-            )
-        ]
-        progress(len(found))
+    with bar("embedding tasks", progress, tasks) as report:
+        for start in range(0, tasks, devices):
+            halves = [jax.random.split(key) for key in keys[start : start + devices]]
+            drawn = [sample_tasks(for_task, table, ways, shots, queries, augment=augment) for for_task, _ in halves]
+            images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in drawn]
+            labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in drawn]
+            for_fisher = [jax.random.fold_in(key, 1) if again else key for _, key in halves]
+            found += [
+                *embed_tasks(
+                    probe,
+                    jnp.concatenate(images),
+                    jnp.concatenate(labels),
+                    ways,
+                    estimator,
+                    jnp.stack(for_fisher),
+                    head=head,
+                )
+            ]
+            report(len(found))
     return np.stack(found)
 
 

@@ -294,3 +294,31 @@ def test_prefetch_keeps_order_works_ahead_and_passes_errors_on():
 
     with pytest.raises(InputError, match="the disk is gone"):
         list(prefetch(failing, range(3)))
+
+
+def test_a_table_is_one_line_of_whatever_its_leaves_are():
+    table = numbered(RAGGED)
+    what = "ImageTable(8 classes, 68 images of 2x2x3, one data set"
+    assert repr(table) == str(table) == f"{what}, on the host)"
+    assert repr(place(table)) == f"{what}, on the device)"
+    assert repr(place(table, limit=0)) == f"{what}, on the host)"
+    both = union([table, numbered([1200] * 4)])
+    assert repr(both) == "ImageTable(12 classes, 4,868 images of 2x2x3, 2 data sets, on the host)"
+    assert repr(both.replace(images=None)) == "ImageTable(12 classes, no images, 2 data sets)"
+    assert repr(jax.tree.map(lambda leaf: 0, table)) == "ImageTable(8 classes, no images, one data set)"
+    said = []
+    jax.jit(lambda traced: said.append(repr(traced)))(table)
+    jax.eval_shape(lambda traced: said.append(repr(traced)), table)
+    assert said == [f"{what})"] * 2
+
+
+def test_a_task_is_one_line():
+    task = sample_tasks(jax.random.key(0), numbered(RAGGED), **SIZE, tasks=6)
+    one = "8 support images of 2x2x3, 12 query images of 2x2x3"
+    assert repr(task) == str(task) == f"Task(6 tasks, each {one})"
+    assert repr(jax.tree.map(lambda leaf: leaf[0], task)) == f"Task({one})"
+    said = []
+    jax.vmap(lambda traced: said.append(repr(traced)) or 0)(task)
+    jax.jit(lambda traced: said.append(repr(traced)))(task)
+    assert said == [f"Task({one})", f"Task(6 tasks, each {one})"]
+    assert repr(jax.tree.map(lambda leaf: None, task)) == "Task(no support images, no query images)"

@@ -304,3 +304,13 @@ def test_real_resnet50_classifies_at_least_90_of_100_imagenet_images():
     logits = jax.jit(Probe.logits).lower(probe, images[:20]).compile({"xla_backend_optimization_level": 3})
     found = np.concatenate([logits(probe, images[i : i + 20]).argmax(1) for i in range(0, 100, 20)])
     assert (found == truth).sum() >= 90
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_probe_is_one_line_that_counts_its_parameters(name):
+    net = ARCHITECTURES[name]
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    probe = Probe(name, net, shapes)
+    millions = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
+    assert repr(probe) == f"Probe({name}, {probe.filters:,} filters, {millions:.1f} M parameters)"
+    assert str(probe) == repr(probe.replace(params={})) == repr(jax.tree.map(lambda leaf: 0, probe)) == repr(probe)

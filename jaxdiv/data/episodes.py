@@ -50,6 +50,11 @@ class ImageTable:
     largest: int = struct.field(pytree_node=False)  # images in the largest class
     on_host: bool = struct.field(pytree_node=False, default=False)
 
+    def __repr__(self) -> str:
+        sets = "one data set" if len(self.rotates) == 1 else f"{len(self.rotates)} data sets"
+        images = _counted(self.images, "images")
+        return f"ImageTable({len(self.classes):,} classes, {images}, {sets}{_whereabouts(self.images)})"
+
 
 @struct.dataclass
 class Task:
@@ -59,6 +64,26 @@ class Task:
     support_labels: Int[Array, "*tasks support"]
     query_images: Float[Array, "*tasks query h w c"]
     query_labels: Int[Array, "*tasks query"]
+
+    def __repr__(self) -> str:
+        shape: tuple[int, ...] = getattr(self.support_images, "shape", ())
+        tasks = f"{'x'.join(map(str, shape[:-4]))} tasks, each " if shape[:-4] else ""
+        support, query = _counted(self.support_images, "support images"), _counted(self.query_images, "query images")
+        return f"Task({tasks}{support}, {query})"
+
+
+def _counted(images: Any, what: str) -> str:
+    """How many `images` [..., n, h, w, c] there are and of what size, where they are arrays or stand for some."""
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if len(shape) < 4:  # a pytree's structure, axes for vmap, an index without pixels
+        return f"no {what}"
+    return f"{shape[-4]:,} {what} of {'x'.join(map(str, shape[-3:]))}"
+
+
+def _whereabouts(images: Any) -> str:
+    if isinstance(images, np.ndarray):
+        return ", on the host"
+    return ", on the device" if isinstance(images, jax.Array) and not isinstance(images, jax.core.Tracer) else ""
 
 
 def make_table(

@@ -176,6 +176,12 @@ class Probe:
     net: ResNet = flax.struct.field(pytree_node=False)
     params: dict[str, Any]
 
+    def __repr__(self) -> str:
+        # Counted from the architecture: true of abstract and traced parameters too, and no array is read.
+        parameters = sum(layer.kernel**2 * layer.inputs * layer.filters for layer in layers(self.net))
+        parameters += self.filters  # a scale and a bias for each filter, as many as an embedding has entries
+        return f"Probe({self.name}, {self.filters:,} filters, {parameters / 1e6:.1f} M parameters)"
+
     @property
     def variables(self) -> dict[str, Any]:
         return {name: self.params[name] for name in ("params", "batch_stats")}

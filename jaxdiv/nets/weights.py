@@ -50,7 +50,7 @@ def load_probe(
             in float32); `"imagenet"` for torchvision's, downloaded once into `download.cache_folder()`; or None for
             random parameters, calibrated as `resnet.random_params` says.
         seed: of the random parameters; unused with `weights`.
-        progress: called with the downloaded share, 0..1; None: a bar on the terminal.
+        progress: called with the downloaded share, 0..1; None: a bar in a terminal or a notebook.
 
     Raises InputError for an unknown name, and for a file that is missing, broken or of another architecture.
     """
