@@ -1,8 +1,8 @@
 """Task2Vec data diversity, MAML and pre-training in JAX, and what the one says about the other."""
 
-from jaxdiv.data.benchmarks import load_benchmark
+from jaxdiv.data.benchmarks import DataSettings, load_benchmark
 from jaxdiv.data.episodes import sample_tasks
-from jaxdiv.diversity import diversity, pairwise_distances
+from jaxdiv.diversity import cross_diversity, diversity, pairwise_distances
 from jaxdiv.embedding import embed_benchmark
 from jaxdiv.maml import meta_gradient
 from jaxdiv.nets.weights import load_probe
@@ -11,7 +11,9 @@ from jaxdiv.task2vec import embed, fisher, fit_head
 from jaxdiv.version import __version__
 
 __all__ = [
+    "DataSettings",
     "__version__",
+    "cross_diversity",
     "diversity",
     "embed",
     "embed_benchmark",

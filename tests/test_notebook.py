@@ -9,9 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from jaxdiv import diversity, embed_benchmark, load_benchmark, load_probe
-from jaxdiv.data.benchmarks import DataSettings
-from jaxdiv.diversity import cross_diversity
+from jaxdiv import DataSettings, cross_diversity, diversity, embed_benchmark, load_benchmark, load_probe
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "jaxdiv.ipynb"
 SETTINGS = """
@@ -51,7 +49,7 @@ def said(outputs):
 
 
 def embedded(folder):
-    table = load_benchmark("images", pixels=8, settings=DataSettings(own=str(folder)))
+    table = load_benchmark("own", pixels=8, settings=DataSettings(own={"own": str(folder)}))
     return embed_benchmark(load_probe("resnet10_narrow"), table, tasks=3, progress=lambda done: None)
 
 
