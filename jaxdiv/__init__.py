@@ -1,5 +1,15 @@
 """Task2Vec data diversity, MAML and pre-training in JAX, and what the one says about the other."""
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # only while `python -m` locates its module, which is then the one before the arguments
+    _asked = sys.orig_argv[-len(sys.argv)]
+    _asked = _asked.partition("m")[2] if _asked.startswith("-") else _asked  # -mjaxdiv.study
+    if _asked.startswith("jaxdiv.") and _asked != "jaxdiv.__main__":
+        hint = "run `jaxdiv` (or `python -m jaxdiv`); see `jaxdiv --help`"
+        print(f"error: {_asked} is no command: the modules of jaxdiv are a library; {hint}", file=sys.stderr)
+        sys.exit(2)
+
 from jaxdiv.data.benchmarks import DataSettings, load_benchmark
 from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.diversity import cross_diversity, diversity, pairwise_distances

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiv.bar import bar
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_tasks
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, at_least
 from jaxdiv.nets.resnet import Probe
-from jaxdiv.task2vec import check_finite, check_images, check_labels, check_names, embed
+from jaxdiv.task2vec import check_finite, check_labels, check_names, check_pixels, embed
 
 
 def embed_benchmark(
@@ -42,7 +42,7 @@ def embed_benchmark(
     Only as many tasks are in memory as there are devices. Raises InputError as `embed`, and where the benchmark has
     too few classes or images.
     """
-    check_tasks("the benchmark", table, ways, shots, queries)
+    check_tasks("the benchmark", table, ways, shots, queries, tasks)
     keys = _task_keys(jax.random.key(0) if key is None else key, tasks)
     found: list[np.ndarray] = []
     devices = jax.local_device_count()
@@ -69,6 +69,11 @@ def embed_benchmark(
 
 
 def _task_keys(key: PRNGKeyArray, tasks: int) -> PRNGKeyArray:
+    """A key for each task: as given, or from the one that is given."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # of the older `jax.random.PRNGKey`, an axis longer
+    if key.ndim and key.shape != (tasks,):
+        raise InputError(f"`key` has the shape {key.shape}: give one key, or one for each of {tasks} tasks")
     return key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(tasks))
 
 
@@ -89,14 +94,16 @@ def embed_tasks(
         key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
         mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
 
-    Memory is one task's chunk on each device, besides the images. Raises InputError as `embed`.
+    Memory is one task's chunk on each device, besides the images. Raises InputError and warns as `embed`.
     """
     check_names(estimator, head, key)
-    if images.ndim != 5 or labels.shape != images.shape[:2]:
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    if images.ndim != 5 or images.shape[-1] != 3 or images.size == 0 or labels.shape != images.shape[:2]:
         shapes = f"{images.shape} and {labels.shape}"
         raise InputError(f"tasks must be images [tasks, images, h, w, 3] and labels [tasks, images], not {shapes}")
-    check_images(images[0], chunk)
-    check_finite(images, "images")
+    check_pixels(images)
+    if chunk is not None:
+        at_least(1, chunk=chunk)
     for of_task in labels:
         check_labels(of_task, images.shape[1], ways)
     mesh = mesh or jax.make_mesh((jax.local_device_count(),), ("tasks",), devices=jax.local_devices())

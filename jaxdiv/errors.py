@@ -1,7 +1,12 @@
-"""A user's mistake: one clear line, and the nearest name that exists."""
+"""A user's mistake: one clear line, and the nearest name that exists.
+
+The library's messages name its arguments, in backticks; `settings.in_flags` makes them the command's flags.
+"""
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -14,3 +19,14 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")
+
+
+def at_least(least: int, **given: Any) -> None:
+    """Raise InputError for an argument, given by its name, that is no whole number of at least `least`."""
+    for name, value in given.items():
+        try:
+            fits = operator.index(value) >= least
+        except TypeError:
+            fits = False
+        if not fits:
+            raise InputError(f"`{name}` is {value!r}: it must be a whole number, at least {least}")

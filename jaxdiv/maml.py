@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import Task
+from jaxdiv.errors import InputError, at_least
 from jaxdiv.learner import Learner, Predict, accuracy, cross_entropy
 from jaxdiv.nets.network import MOMENTUM, Network
 
@@ -101,7 +102,12 @@ def meta_gradient(
       vmap: all tasks of a device at once, or one after the other; None: what suits the platform.
     Returns:
       The loss (nats per query image) and a pytree like `params`.
+    Raises InputError for a negative number of steps and a task without the leading axis.
     """
+
+    at_least(0, inner_steps=inner_steps)
+    if tasks.query_labels.ndim != 2:
+        raise InputError(f"`tasks` must have a leading axis of tasks: its labels are {tasks.query_labels.shape}")
 
     def one(params: PyTree, task: Task, _: None) -> tuple[Array, Array]:
         return meta_loss(apply, params, task, inner_steps, inner_rate, first_order, remat, adapts)

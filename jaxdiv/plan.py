@@ -31,13 +31,14 @@ from jaxdiv.diversity import complexity, diversity, noise_floor, pairwise_distan
 from jaxdiv.embedding import embed_benchmark
 from jaxdiv.learner import Learner
 from jaxdiv.methods import inner_loop, make_learner, with_steps
-from jaxdiv.nets.weights import IMAGENET, imagenet_file, load_probe
+from jaxdiv.nets.weights import IMAGENET, check_weights, imagenet_file, load_probe
 from jaxdiv.settings import (
     METHODS,
     STAGES,
     benchmark_names,
     check,
     fixed_test_set,
+    in_flags,
     own_sets,
     weights_file,
     with_preset,
@@ -94,6 +95,17 @@ class Maker:
             add(unit)
         return sorted(units.values(), key=lambda unit: STAGES.index(unit.stage))
 
+    def check_inputs(self, lacking: Iterable[Unit]) -> None:
+        """Raise InputError for a file or folder of the user's that the units in `lacking` need and that is not there.
+
+        Known at once, while the unit itself may come hours later.
+        """
+        for unit in lacking:
+            if unit.stage == "prepare":
+                benchmarks.check_inputs(unit.name.split("/")[1], self.data)
+            elif unit.stage in ("select", "diversity") and (weights := weights_file(self.config)):
+                check_weights(self.config.probe.name, weights)
+
     def unit(self, name, settings, run, inputs=(), cost=1.0) -> Unit:
         return Unit(name, settings, run, self.workdir / "units" / name, tuple(inputs), cost)
 
@@ -140,7 +152,7 @@ class Maker:
             classes, images = self.config.data.cut.classes, self.config.data.cut.images
         own = tuple(self.data.own)
         table = _table(self._source(benchmark), folders, split, classes, images, self.config.seed, own)
-        check_tasks(f"{benchmark} ({split} split)", table, **self.task)
+        check_tasks(f"benchmark {benchmark!r} ({split} split)", table, **self.task)
         return table
 
     def selection(self) -> Unit:
@@ -151,7 +163,8 @@ class Maker:
             folders = tuple(need.scratch for need in unit.inputs)
             pool = _table(chosen.pool, folders, "train", 0, 0, self.config.seed, tuple(self.data.own))
             sets = np.bincount(pool.dataset, minlength=len(pool.rotates)).clip(max=chosen.candidates).tolist()
-            rows = draw_classes(chosen.pool, pool, sets, chosen.images, self.config.seed)
+            with in_flags(quotas="--config.controlled.candidates", images="--config.controlled.images"):
+                rows = draw_classes(chosen.pool, pool, sets, chosen.images, self.config.seed)
             net = self.probe(progress)
             key = _key(self.config.seed, unit.name)
             heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
@@ -517,5 +530,7 @@ def _table(
     if isinstance(classes, int):
         sets = np.bincount(table.dataset, minlength=len(table.rotates))
         even = [classes // len(sets) + (number < classes % len(sets)) for number in range(len(sets))]
-        classes = tuple(draw_classes(benchmark, table, even if classes else sets.tolist(), images, seed).tolist())
+        quotas = even if classes else sets.tolist()
+        with in_flags(quotas="--config.data.cut.classes", images="--config.data.cut.images"):
+            classes = tuple(draw_classes(benchmark, table, quotas, images, seed).tolist())
     return place(take(table, classes, images, seed))

@@ -1,6 +1,9 @@
 """What a study's configuration must be: its names, its numbers, and the workdir that it claims."""
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,28 @@ METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; Non
 }
 ADAPTS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",)}  # what the inner loop changes
 TEST_SETS = ("own", "fixed")
+# What the library's errors call by an argument, and the command by a flag. Names of one meaning in all of the library;
+# those of `draw_classes` have two in a study, and are given where it is called.
+FLAGS = {
+    "ways": "--config.task.ways",
+    "shots": "--config.task.shots",
+    "queries": "--config.task.queries",
+    "batch": "--config.maml.meta_batch (or --config.pt.batch)",
+    "classes": "--config.controlled.classes",
+    "subsets": "--config.controlled.subsets",
+    "folder": "--workdir",
+    "stages": "--stages",
+    "DataSettings.archive_dir": "--config.data.archive_dir",
+    "DataSettings.dir": "--config.data.dir",
+    "DataSettings.partial": "--config.data.partial",
+    "DataSettings.min_images": "--config.task.shots + --config.task.queries",
+    "DataSettings.own": "--config.images",
+    "DataSettings.fractions": "--config.data.split.fractions",
+    "DataSettings.split_file": "--config.data.split.file",
+    "DataSettings.classes": "--config.data.classes",
+    "DataSettings.images": "--config.data.images",
+}
+_ARGUMENT = re.compile(r"`([\w.]+)(=\w+)?`")  # `ways`, `DataSettings.partial=True`
 # How diversity is measured, as a named whole: what `--config.preset` sets of the fields that are left empty.
 PRESETS: dict[str, dict[str, Any]] = {
     "jaxdiv": {  # what is statistically right
@@ -63,7 +88,23 @@ def with_preset(config: ConfigDict) -> ConfigDict:
 
 def own_sets(config: ConfigDict) -> dict[str, str]:
     """The path of each of the user's own data sets by its name; InputError as `own.parse`."""
-    return own.parse(config.images, lambda name: name == "all" or benchmarks.is_known(name))
+    with in_flags():
+        return own.parse(config.images, lambda name: name == "all" or benchmarks.is_known(name))
+
+
+@contextmanager
+def in_flags(**more: str) -> Iterator[None]:
+    """Inside, an InputError of the library speaks of the command's flags (FLAGS, and `more`) instead of arguments."""
+    flags = FLAGS | more
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.group(1), found.group(2) or ""
+        return flags[name] + {"=True": "=true", "=False": "=false"}.get(value, value) if name in flags else found[0]
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_ARGUMENT.sub(flag, str(error))) from error.__cause__
 
 
 def check(config: ConfigDict) -> None:
@@ -110,6 +151,8 @@ def check(config: ConfigDict) -> None:
         if len(given) < least or len(set(given)) != len(given):
             raise InputError(f"--config.{field} is {given}: give at least {least}, and each once")
     for path, least in {
+        "seed": 0,
+        "data.split.seed": 0,
         "task.ways": 2,
         "task.shots": 1,
         "task.queries": 1,

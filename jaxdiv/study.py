@@ -13,10 +13,11 @@ from jaxdiv.errors import InputError
 from jaxdiv.findings import conclusion, true_beside_measured
 from jaxdiv.plan import Maker
 from jaxdiv.progress import Watch
-from jaxdiv.settings import check_stages, claim
+from jaxdiv.settings import check_stages, claim, in_flags
 from jaxdiv.units import Unit, needed
 
 
+@in_flags()
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
     """Run what `stages` of the study still lack. Returns the exit code: 1 if a unit failed.
 
@@ -29,6 +30,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     if not leads:
         console = Console(quiet=True)
     if leads:
+        maker.check_inputs(unit for unit in units if unit.stage in stages and not unit.done)
         claim(workdir, config)
     _all_here("claim")
     todo = [unit for unit in units if unit.stage in stages and not unit.done]
@@ -130,12 +132,18 @@ def _silent(share: float, note: str) -> None:
     pass
 
 
+@in_flags()
 def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
-    """Say of each unit whether it is done, would resume or would run. Writes nothing."""
+    """Say of each unit whether it is done, would resume or would run. Writes nothing.
+
+    Raises InputError as `run`, where a file that would be needed is missing after the list.
+    """
     stages = check_stages(stages)
-    for unit in Maker(config, workdir).plan():
-        if unit.stage in stages:
-            step = train.latest_step(unit.scratch)
-            state = "done" if unit.done else f"resume from step {step}" if step else "run"
-            settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
-            console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
+    maker = Maker(config, workdir)
+    units = [unit for unit in maker.plan() if unit.stage in stages]
+    for unit in units:
+        step = train.latest_step(unit.scratch)
+        state = "done" if unit.done else f"resume from step {step}" if step else "run"
+        settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
+        console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
+    maker.check_inputs(unit for unit in units if not unit.done)

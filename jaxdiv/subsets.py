@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxdiv.data.episodes import ImageTable, read_images, sample_batch, take
 from jaxdiv.embedding import embed_tasks
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, at_least
 from jaxdiv.nets.resnet import Probe
 
 LEVELS = ("low", "middle", "high")
@@ -33,14 +33,15 @@ def embed_classes(
     """Task2Vec embeddings (exact, converged head) of single classes of a pool.
 
     Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the whole pool, the same
-    for all. Raises InputError as `embed_tasks`.
+    for all. Raises InputError as `embed_tasks`, for a row that is no class of the pool, and a class with fewer images.
     """
+    at_least(1, images=images)
     background, _ = sample_batch(key, pool, images)
     labels = jnp.repeat(jnp.arange(2), images)[None]
     chosen = jax.device_put(take(pool, rows, images, seed))
     found: list[np.ndarray] = []
     for number in range(len(rows)):
-        mine = read_images(chosen, number * images + jnp.arange(images))
+        mine = read_images(chosen, number * images + np.arange(images))
         found += [*embed_tasks(probe, jnp.concatenate([mine, background])[None], labels, 2)]
         progress(number + 1)
     return np.stack(found)
@@ -54,22 +55,22 @@ def mean_distance(distances: Float[np.ndarray, "classes classes"], rows: Int[np.
 def choose(
     distances: Float[np.ndarray, "classes classes"],
     kinds: Int[np.ndarray, "classes"],
-    size: int,
+    classes: int,
     subsets: int,
     seed: int,
 ) -> dict[str, Int[np.ndarray, "chosen"]]:
-    """Subsets by name, `low-1` to `high-N`: rows of `size` classes, as many of each kind.
+    """Subsets by name, `low-1` to `high-N`: rows of `classes` classes, as many of each kind.
 
     Subset n of every level is chosen from the n-th of `subsets` parts of the classes, dealt out at random: the levels
     compare within a part, and two parts share no class, so that they are independent. Raises InputError where a part
     leaves no choice.
     """
     rng = np.random.default_rng(seed)
-    each = size // (kinds.max() + 1)
+    each = classes // (kinds.max() + 1)
     if np.bincount(kinds).min() < 2 * subsets * each:
         raise InputError(
             f"the pool has {np.bincount(kinds).min()} classes of one data set, too few for {subsets} subsets "
-            f"of {each} and a choice: lower --config.controlled.classes or .subsets"
+            f"of {each} and a choice: lower `classes` or `subsets`"
         )
     found: dict[str, np.ndarray] = {}
     dealt = [np.array_split(rng.permutation(np.flatnonzero(kinds == kind)), subsets) for kind in np.unique(kinds)]

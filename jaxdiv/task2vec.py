@@ -11,18 +11,19 @@ batch norm's output, and with the layer's input patches X ([pixels, kernel·kern
 Xᵀd, of which only each filter's squared norm is wanted.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from jaxdiv import logistic
 from jaxdiv import reference as aws
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.logistic import Head
 from jaxdiv.nets.conv import kernel_grad
 from jaxdiv.nets.resnet import PERTURBATIONS, TAPS, Layer, Probe, at, feature_count, layers
@@ -34,6 +35,17 @@ _CHUNK_BYTES = 2**28  # larger chunks were slower on a CPU: they leave its cache
 
 
 HEADS = ("converged", "adam")
+
+# Normalised images lie within a few units of 0: `(pixel / 255 - mean) / std` with any data set's own numbers.
+_HIGHEST = 20.0
+# At least this share of pixels exactly 0: drawings. Omniglot's tasks have .44 and more at 8 px, .86 at 84 px.
+_DRAWN = 1 / 3
+_IMAGENET = "for ImageNet weights mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225)"
+_UNNORMALISED = {
+    "bytes": f"images look like pixels of 0..255: give (images / 255 - mean) / std, {_IMAGENET}",
+    "shares": "images look unnormalised, all in 0..1 and none negative: give (images - mean) / std, of images / 255 "
+    f"where those are bytes, {_IMAGENET}",
+}
 
 
 def fit_head(
@@ -54,6 +66,9 @@ def fit_head(
     Raises InputError where features are not finite, labels are outside 0..ways-1, the head is unknown or a key lacks.
     """
     check_names(None, head, key)
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    if features.ndim != 2:
+        raise InputError(f"features must be [images, d], not {features.shape}")
     check_finite(features, "features")
     check_labels(labels, features.shape[0], ways)
     if head == "adam":
@@ -114,12 +129,19 @@ def fisher(
         chunk: images in memory at a time; None: as many as 256 MB of activations and cotangents hold.
 
     Each entry is in (nats per unit of weight)². Raises InputError for an unknown estimator, a missing key, images that
-    are no finite batch, or a result that is not finite.
+    are no finite batch, a head of another probe's features, or a result that is not finite. Images that look
+    unnormalised get a warning (`check_images`).
     """
     check_names(estimator, None, key)
-    check_images(images, chunk)
-    head = Head(*head)
-    check_finite(head.kernel, "the head")
+    images = check_images(images, chunk)
+    head = Head(*map(jnp.asarray, head))
+    check_head(head, feature_count(probe.net))
+    return _finite_fisher(probe, images, head, estimator, key, chunk)
+
+
+def _finite_fisher(
+    probe: Probe, images: Array, head: Head, estimator: str, key: PRNGKeyArray | None, chunk: int | None
+) -> Float[Array, " filters"]:
     found = ESTIMATORS[estimator](probe, images, head, key, chunk=chunk)
     check_finite(found, "the Fisher")
     return found
@@ -140,18 +162,23 @@ def embed(
     For the study's own numbers: `estimator="reference", head="adam"` and the distance `task2vec`.
     """
     check_names(estimator, head, key)
-    check_images(images, chunk)
+    images, labels = check_images(images, chunk), jnp.asarray(labels)
+    check_labels(labels, images.shape[0], ways)
     head_key, fisher_key = (None, None) if key is None else jax.random.split(key)
-    features = aws.features(probe, images) if estimator == "reference" else pooled_features(probe, images, chunk=chunk)
+    features = aws.features(probe, images) if estimator == "reference" else _pooled_features(probe, images, chunk)
     fitted = fit_head(features, labels, ways, head, head_key)
-    return fisher(probe, images, fitted, estimator, fisher_key, chunk)
+    return _finite_fisher(probe, images, fitted, estimator, fisher_key, chunk)
 
 
-@partial(jax.jit, static_argnames=("chunk",))
 def pooled_features(
     probe: Probe, images: Float[Array, "images h w c"], chunk: int | None = None
 ) -> Float[Array, "images d"]:
-    """`probe.features` with no more than `chunk` images in memory at a time."""
+    """`probe.features` with no more than `chunk` images in memory at a time. Images are checked as `fisher`'s."""
+    return _pooled_features(probe, check_images(images, chunk), chunk)
+
+
+@partial(jax.jit, static_argnames=("chunk",))
+def _pooled_features(probe: Probe, images: Array, chunk: int | None) -> Float[Array, "images d"]:
     parts, _ = _chunks(images, chunk or _default_chunk(probe, images, columns=1))
     return lax.map(probe.features, parts).reshape(-1, feature_count(probe.net))[: images.shape[0]]
 
@@ -348,14 +375,56 @@ def check_names(estimator: str | None, head: str | None, key: PRNGKeyArray | Non
         raise InputError(f"{drawing} draws at random: give it a jax.random key")
 
 
-def check_images(images: Array, chunk: int | None) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3 or images.shape[0] == 0:
+def check_images(images: ArrayLike, chunk: int | None) -> Array:
+    """Images [..., h, w, 3] on the device, which must be a finite batch of floats; InputError otherwise.
+
+    A UserWarning, once a process and kind, where they look unnormalised: beyond what normalised pixels reach, or all in
+    0..1. Drawings, strokes of 1 on a background of 0 as the study has Omniglot, are as they should be.
+    """
+    images = jnp.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
         raise InputError(f"images must be [images, h, w, 3] with at least one image, not {images.shape}")
+    check_pixels(images)
+    if chunk is not None:
+        at_least(1, chunk=chunk)
+    return images
+
+
+def check_pixels(images: Float[Array, "*batch h w 3"]) -> None:
+    """The part of `check_images` that looks at the pixels, of any number of images."""
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"images must be normalised floats, not {images.dtype}")
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk must be at least 1 image, not {chunk}")
-    check_finite(images, "images")
+    # Inside somebody's jit or vmap nothing can be looked at; the outer call is theirs to check.
+    if isinstance(images, jax.core.Tracer):
+        return
+    low, high, zeros = map(float, jax.device_get(_extremes(images)))
+    if not np.isfinite([low, high]).all():  # NaN passes through both
+        check_finite(images, "images")
+    if high > _HIGHEST:
+        _warn_once("bytes")
+    elif low >= 0 and high <= 1 and zeros < _DRAWN:
+        _warn_once("shares")
+
+
+@jax.jit
+def _extremes(images: Array) -> tuple[Array, Array, Array]:
+    """The least and the largest number, and the share of zeros, in one pass."""
+    return images.min(), images.max(), (images == 0).mean()
+
+
+@cache  # Python's own memory of what it warned of is lost whenever somebody catches warnings, as NumPy and JAX do
+def _warn_once(kind: str) -> None:
+    warnings.warn(_UNNORMALISED[kind], UserWarning, stacklevel=5)
+
+
+def check_head(head: Head, features: int) -> None:
+    kernel, bias = head.kernel.shape, head.bias.shape
+    if len(kernel) != 2 or kernel[0] != features or kernel[1] < 2 or bias != kernel[1:]:
+        raise InputError(
+            f"the head must be a kernel [{features}, ways] and a bias [ways] of 2 ways or more, not {kernel} and {bias}"
+        )
+    check_finite(head.kernel, "the head")
+    check_finite(head.bias, "the head")
 
 
 def check_finite(values: Array, what: str) -> None:
@@ -365,6 +434,9 @@ def check_finite(values: Array, what: str) -> None:
 
 
 def check_labels(labels: Array, images: int, ways: int) -> None:
+    at_least(2, ways=ways)  # one class has no score to take a gradient of
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(f"labels must be whole numbers, not {labels.dtype}")
     if labels.shape != (images,):
         raise InputError(f"labels must be [{images}], one an image, not {labels.shape}")
     if isinstance(labels, jax.core.Tracer):

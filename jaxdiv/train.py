@@ -165,7 +165,7 @@ def make_mesh(batch: int) -> Mesh | None:
     if jax.process_count() > 1 and count < len(devices):
         raise InputError(
             f"a batch of {batch} cannot be spread evenly over {len(devices)} devices of {jax.process_count()} hosts: "
-            f"make --config.maml.meta_batch and --config.pt.batch multiples of {len(devices)}"
+            f"make `batch` a multiple of {len(devices)}"
         )
     if count == 1:
         return None

@@ -66,7 +66,7 @@ class Unit:
     def done(self) -> bool:
         try:
             return self._record["digest"] == self.digest
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError, json.JSONDecodeError, KeyError):
             return False
 
     @property
@@ -107,7 +107,7 @@ class Unit:
 def needed(unit: Unit, by: str) -> Unit:
     """`unit`, whose result `by` needs; InputError if it is not there."""
     if not unit.done:
-        raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to --stages")
+        raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to `stages`")
     return unit
 
 

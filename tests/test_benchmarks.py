@@ -204,7 +204,7 @@ def test_a_whole_set_that_lacks_images_is_an_error_unless_partial(tmp_path, monk
     official.make("dtd", tmp_path, 2, monkeypatch)
     with pytest.raises(InputError) as error:
         prepare("dtd", 4, data(tmp_path))
-    one_line(error, "dtd-r1.0.1.tar.gz has 94 images of the 5640 of DTD", "--config.data.partial=true")
+    one_line(error, "dtd-r1.0.1.tar.gz has 94 images of the 5640 of DTD", "`DataSettings.partial=True`")
 
 
 def test_a_union_of_a_real_and_a_generated_set_keeps_each_ones_statistics(tmp_path):
@@ -231,7 +231,7 @@ def lacking(tmp_path):
 def test_absent_classes_are_an_error_that_names_one_and_the_way_out(lacking):
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(lacking))
-    one_line(error, "miniimagenet_sample.tar", MINI[0], "--config.data.partial=true")
+    one_line(error, "miniimagenet_sample.tar", MINI[0], "`DataSettings.partial=True`")
 
 
 def test_a_class_that_is_too_small_is_an_error_that_names_it(tmp_path):
@@ -240,7 +240,7 @@ def test_a_class_that_is_too_small_is_an_error_that_names_it(tmp_path):
     official.write_tar(tmp_path / "miniimagenet_sample.tar", files, "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path))
-    one_line(error, "miniimagenet_sample.tar", "only 1 of", MINI[3], "--config.data.partial=true")
+    one_line(error, "miniimagenet_sample.tar", "only 1 of", MINI[3], "`DataSettings.partial=True`")
 
 
 def test_with_partial_such_classes_are_left_out_and_named(lacking):

@@ -252,11 +252,11 @@ def test_a_missing_manual_file_says_name_size_page_and_folder(tmp_path):
     with pytest.raises(InputError) as error:
         builders.prepare("cu_birds", None, tmp_path / "data", download=False)
     archive = builders.SOURCES["cu_birds"].archives[0]
-    one_line(error, archive.name, archive.size, archive.url, "--config.data.archive_dir", "downloads are off")
+    one_line(error, archive.name, archive.size, archive.url, "`DataSettings.archive_dir`", "downloads are off")
 
 
 def test_an_archive_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"archive_dir is .*nowhere, which is no folder"):
+    with pytest.raises(InputError, match=r"`DataSettings.archive_dir` is .*nowhere, which is no folder"):
         builders.prepare("dtd", tmp_path / "nowhere", tmp_path / "data")
 
 
@@ -357,7 +357,7 @@ def test_a_download_of_another_hash_is_refused(served, tmp_path, monkeypatch):
     address(monkeypatch, builders.SOURCES["dtd"].archives[0].url, sha256="0" * 64)
     with pytest.raises(InputError) as error:
         builders.prepare("dtd", None, tmp_path / "data")
-    one_line(error, builders.sha256_of(served), "0" * 64, "/dtd-r1.0.1.tar.gz", "--config.data.archive_dir")
+    one_line(error, builders.sha256_of(served), "0" * 64, "/dtd-r1.0.1.tar.gz", "`DataSettings.archive_dir`")
     assert nothing_prepared(tmp_path)
 
 
@@ -366,7 +366,7 @@ def test_no_network_says_what_to_get_from_where(tmp_path, monkeypatch):
     address(monkeypatch, "http://127.0.0.1:9/dtd-r1.0.1.tar.gz")
     with pytest.raises(InputError) as error:
         builders.prepare("dtd", None, tmp_path / "data")
-    one_line(error, "DTD cannot be downloaded", "http://127.0.0.1:9/dtd-r1.0.1.tar.gz", "--config.data.archive_dir")
+    one_line(error, "DTD cannot be downloaded", "http://127.0.0.1:9/dtd-r1.0.1.tar.gz", "`DataSettings.archive_dir`")
     assert nothing_prepared(tmp_path)
 
 

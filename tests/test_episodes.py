@@ -1,6 +1,7 @@
 """Tasks and batches from images that carry their own row number in their pixels."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,18 @@ import pytest
 from scipy import stats
 
 from jaxdiv.data.augment import Augmentation
-from jaxdiv.data.episodes import check_tasks, make_table, place, prefetch, sample_batch, sample_tasks, union
+from jaxdiv.data.episodes import (
+    check_tasks,
+    draw_classes,
+    make_table,
+    place,
+    prefetch,
+    read_images,
+    sample_batch,
+    sample_tasks,
+    take,
+    union,
+)
 from jaxdiv.errors import InputError
 
 WAYS, SHOTS, QUERIES = 4, 2, 3
@@ -193,7 +205,7 @@ def test_a_batch_of_a_union_concatenates_the_labels_and_normalises_by_data_set()
 
 
 def test_fewer_classes_than_ways_is_an_input_error_that_names_the_benchmark():
-    with pytest.raises(InputError, match=r"^.*'small'.* 3 classes, fewer than ways=5") as error:
+    with pytest.raises(InputError, match=r"^small has 3 classes, fewer than ways=5: lower `ways`$") as error:
         check_tasks("small", numbered([20] * 3), 5, 5, 15)
     assert "\n" not in str(error.value)
 
@@ -205,10 +217,118 @@ def test_in_a_union_each_data_set_needs_enough_classes():
         check_tasks("both", table, 5, 5, 15)
 
 
+def test_a_class_too_small_for_a_task_is_an_error_and_no_images_of_another_class_under_its_label():
+    """What it once gave: `label 4 true classes {0: 12, 1: 8}`."""
+    table = numbered([12, 30, 30, 30, 30])
+    with pytest.raises(InputError, match=r"class 'class 0 0' of the table has 12 images, .* = 20: lower `shots` or"):
+        sample_tasks(jax.random.key(0), table, ways=5, shots=5, queries=15)
+    task = sample_tasks(jax.random.key(0), table, ways=5, shots=5, queries=7, tasks=200)
+    images = np.concatenate([task.support_images, task.query_images], 1)
+    labels = np.concatenate([task.support_labels, task.query_labels], 1)
+    classes = class_of(rows_of(images), [12, 30, 30, 30, 30])
+    for of_task, of_label in zip(classes, labels, strict=True):
+        assert all(len(set(of_task[of_label == label])) == 1 for label in range(5))
+
+
+def test_a_task_of_more_classes_than_a_data_set_has_is_an_error_whichever_set_is_drawn():
+    both = union([numbered([20] * 9), numbered([20] * 4, 180)])
+    with pytest.raises(InputError, match="the table has 4 classes, fewer than ways=5"):
+        sample_tasks(jax.random.key(0), both)
+
+
+def test_a_table_that_is_traced_is_checked_too():
+    draw = jax.jit(lambda table, key: sample_tasks(key, table, ways=5, shots=5, queries=15).support_labels)
+    with pytest.raises(InputError, match=r"a class of the table has 12 images"):
+        draw(numbered([12, 30, 30, 30, 30]), jax.random.key(0))
+    assert draw(numbered([20, 30, 30, 30, 30]), jax.random.key(0)).shape == (1, 25)
+
+
+def test_what_a_table_is_made_into_keeps_its_smallest_class_and_its_fewest_classes():
+    both = union([numbered([20] * 9), numbered([18, 20, 20, 30], 180)])
+    assert (both.largest, both.smallest, both.fewest) == (30, 18, 4)
+    part = take(both, [0, 1, 2, 10, 12], 0, seed=0)
+    assert (part.largest, part.smallest, part.fewest) == (30, 20, 2)
+    assert take(both, [0, 1], 5, seed=0).fewest == 0  # of the second data set
+
+
+def test_a_check_of_a_table_on_the_device_does_not_look_at_it():
+    table = jax.device_put(numbered([20] * 5))
+    with jax.transfer_guard_device_to_host("disallow_explicit"):
+        check_tasks("the table", table, 5, 5, 15)
+
+
+@pytest.mark.parametrize("name", ["ways", "shots", "queries", "tasks"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, "5"])
+def test_sizes_of_a_task_that_are_no_positive_whole_numbers_are_named(name, value):
+    with pytest.raises(InputError, match=rf"^`{name}` is {value!r}: it must be a whole number, at least 1$"):
+        sample_tasks(jax.random.key(0), numbered([20] * 5), **{name: value})
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_of_no_image_is_an_error(size):
+    with pytest.raises(InputError, match="`size` is"):
+        sample_batch(jax.random.key(0), numbered([5, 5]), size)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [([3, 10], "`rows` has 10: the table has 10 images, 0..9"), ([-1], "`rows` has -1"), ([0.5], "whole numbers")],
+)
+def test_rows_that_the_table_has_not_are_an_error_and_not_the_last_image(rows, says):
+    table = jax.device_put(numbered([5, 5]))
+    for given in (rows, np.array(rows), jax.numpy.asarray(rows)):
+        with pytest.raises(InputError, match=re.escape(says)):
+            read_images(table, given)
+
+
+@pytest.mark.parametrize(
+    ("rows", "images", "says"),
+    [
+        ([0, 2], 0, "`rows` has 2: the table has 2 classes, 0..1"),
+        ([-1], 0, "`rows` has -1"),
+        ([0, 0], 0, "each once"),
+        ([], 0, "at least one class"),
+        ([0], -1, "`images` is -1"),
+        ([1, 0], 6, "class 'class 0 0' has 5 images, `images` is 6: lower it"),
+    ],
+)
+def test_classes_or_images_that_a_table_has_not_cannot_be_taken(rows, images, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        take(numbered([5, 9]), rows, images, seed=0)
+
+
+@pytest.mark.parametrize(("quotas", "says"), [([1], "has 1 numbers: x has 2"), ([2, -1], "`quotas` is -1")])
+def test_quotas_are_one_number_for_each_data_set(quotas, says):
+    both = union([numbered([20] * 9), numbered([20] * 4, 180)])
+    with pytest.raises(InputError, match=re.escape(says)):
+        draw_classes("x", both, quotas, 0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("by_class", "classes", "says"),
+    [
+        ([], [], "`by_class` is empty"),
+        ([np.zeros((2, 4, 4, 3), np.float32)], ["a"], "uint8 [n, h, w, 1 or 3], not float32"),
+        ([np.zeros((2, 4, 4), np.uint8)], ["a"], "(2, 4, 4)"),
+        ([np.zeros((2, 4, 4, 3), np.uint8)], ["a", "b"], "`classes` 2 names"),
+        ([np.zeros((2, 4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)], ["a", "b"], "no class be empty"),
+    ],
+)
+def test_a_table_is_made_of_bytes_that_its_classes_account_for(by_class, classes, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        make_table(by_class, classes, [0.5] * 3, [0.25] * 3)
+
+
+def test_a_union_is_of_images_of_one_size():
+    large = make_table([np.zeros((20, 4, 4, 3), np.uint8)], ["a"], [0.5] * 3, [0.25] * 3)
+    with pytest.raises(InputError, match=r"images of one size, not \[\(2, 2\), \(4, 4\)\]"):
+        union([numbered([20]), large])
+
+
 def test_a_class_with_too_few_images_is_an_input_error_that_names_it():
     table = numbered([20, 20, 19, 20, 20])
     check_tasks("ragged", table, 5, 4, 15)
-    with pytest.raises(InputError, match=r"'class 0 2' of benchmark 'ragged' has 19 images") as error:
+    with pytest.raises(InputError, match=r"'class 0 2' of ragged has 19 images") as error:
         check_tasks("ragged", table, 5, 5, 15)
     assert "= 20" in str(error.value) and "\n" not in str(error.value)
 

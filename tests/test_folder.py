@@ -41,7 +41,7 @@ def test_every_kind_of_archive_reads_the_same(tmp_path, kind):
 def test_a_missing_folder_says_what_was_expected_and_where_to_name_it(tmp_path):
     with pytest.raises(InputError) as error:
         read(tmp_path / "photos")
-    one_line(error, tmp_path / "photos", "is missing", "a test archive", "--config.images")
+    one_line(error, tmp_path / "photos", "is missing", "a test archive", "`DataSettings.own`")
 
 
 NOISE = np.random.default_rng(0)

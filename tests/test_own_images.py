@@ -54,7 +54,7 @@ def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
         ("train class 03\nlearn class 04", ["line 2", "unknown split 'learn'"]),
         ("train class 3", ["line 1", "unknown class 'class 3'", "did you mean 'class 03'"]),
         ("train class 03\ntest class 03", ["line 2", "'class 03' is listed twice"]),
-        (None, ["cannot be read", "--config.data.split.file"]),
+        (None, ["cannot be read", "`DataSettings.split_file`"]),
     ],
 )
 def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
@@ -67,7 +67,7 @@ def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.2), (0.5, 0.2, 0.2), (1.2, -0.2, 0.0)])
 def test_fractions_that_are_none_are_an_error(own, fractions):
-    with pytest.raises(InputError, match=r"--config.data.split.fractions is .* sum to 1"):
+    with pytest.raises(InputError, match=r"`DataSettings.fractions` is .* sum to 1"):
         prepare("mine", 4, own(fractions=fractions))
 
 

@@ -118,4 +118,4 @@ def test_real_tasks_of_mio_come_from_both_sets(omniglot, mini_imagenet):
 def test_the_flower_sample_is_partial(real, tmp_path):
     with pytest.raises(InputError) as error:
         prepare("flower", 8, DataSettings(str(real), str(tmp_path)))
-    one_line(error, "flowers_sample.tar", "--config.data.partial=true")
+    one_line(error, "flowers_sample.tar", "`DataSettings.partial=True`")

@@ -97,6 +97,7 @@ def check_refused(workdir, stages, *words, **fields):
     with pytest.raises(InputError) as error:
         study.run(tiny(**fields), workdir, stages, Console(quiet=True))
     assert "\n" not in str(error.value)
+    assert "`" not in str(error.value)  # the command has flags, no arguments
     for word in words:
         assert word in str(error.value)
 
@@ -208,6 +209,7 @@ def test_a_workdir_of_another_configuration_is_refused(finished):
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     check_refused(tmp_path / "file" / "study", settings.STAGES, "cannot be written", "--workdir")
+    study.dry_run(tiny(), tmp_path / "file" / "study", settings.STAGES, Console(quiet=True))  # writes nothing: no error
 
 
 @pytest.mark.parametrize(
@@ -230,8 +232,9 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
         ({"training.patience": 3}, ["--config.training.patience", "--config.training.validate_every"]),
         ({"evaluation.fixed_test_set": "omniglott"}, ["unknown benchmark 'omniglott'", "'omniglot'"]),
         ({"maml.steps": 0}, ["--config.maml.steps is 0", "at least 1"]),
-        ({"task.ways": 9}, ["gauss-0.1", "8 classes", "ways=9"]),
-        ({"task.queries": 9}, ["class", "6 images", "shots + queries = 11"]),
+        ({"task.ways": 9}, ["benchmark 'gauss-0.1'", "8 classes", "ways=9: lower --config.task.ways"]),
+        ({"task.queries": 9}, ["class", "6 images", "shots + queries = 11", "--config.task.shots or --config.task.qu"]),
+        ({"seed": -1}, ["--config.seed is -1"]),
     ],
 )
 def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
@@ -264,7 +267,7 @@ def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
         ),
         ({"data.cut.classes": 5, "benchmarks": ("gauss-0.1+gauss-0.5",)}, ["--config.data.cut", "up to 2"]),
         ({"data.cut.images": 3}, ["--config.data.cut", "shots + queries = 5"]),
-        ({"data.cut.classes": 9}, ["gauss-0.1", "9 classes", "has 8", "--config.data.cut.classes"]),
+        ({"data.cut.classes": 9}, ["gauss-0.1", "9 classes", "has 8", "lower --config.data.cut.classes or"]),
         ({"evaluation.test_sets": ("own", "fixt")}, ["unknown test set 'fixt'", "'fixed'"]),
         ({"evaluation.test_sets": ()}, ["--config.evaluation.test_sets"]),
     ],

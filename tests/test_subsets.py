@@ -45,7 +45,7 @@ def test_drawn_classes_fill_the_quotas_and_grow_by_adding():
     whole = union([table(6), table(9, value=100)])
     few, more = (draw_classes("x", whole, quotas, 0, seed=1) for quotas in ([2, 3], [4, 5]))
     assert np.bincount(whole.dataset[few]).tolist() == [2, 3] and set(few) < set(more)
-    with pytest.raises(InputError, match=r"7 classes with 0 images .* has 6.*lower"):
+    with pytest.raises(InputError, match=r"7 classes with 0 images .* has 6.*lower `quotas`"):
         draw_classes("x", whole, [7, 1], 0, seed=1)
     with pytest.raises(InputError, match=r"1 classes with 7 images .* has 0"):
         draw_classes("x", whole, [1, 0], 7, seed=1)
@@ -91,9 +91,7 @@ def test_levels_are_ordered_within_each_block_and_equal_in_size(distances):
 
 
 def test_a_pool_that_leaves_no_choice_is_refused(distances):
-    with pytest.raises(
-        InputError, match=r"12 classes of one data set, too few for 3 subsets of 3.*--config.controlled.classes"
-    ):
+    with pytest.raises(InputError, match=r"12 classes of one data set, too few for 3 subsets of 3.*lower `classes`"):
         subsets.choose(distances, np.tile([0, 1], 12), 6, 3, seed=0)
 
 
@@ -111,3 +109,13 @@ def test_classes_that_look_alike_are_embedded_close_together():
     gaps = pairwise_distances(found)
     same = np.arange(6)[:, None] // 3 == np.arange(6)[None] // 3
     assert gaps[same & ~np.eye(6, dtype=bool)].max() < gaps[~same].min()
+
+
+def test_classes_with_too_few_images_are_not_embedded_with_other_classes_images():
+    pool = union([table(3), table(3, images=4, value=100)])
+    with pytest.raises(InputError, match="class 'set100 class1' has 4 images, `images` is 6"):
+        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 4]), 6, jax.random.key(0), 0)
+    with pytest.raises(InputError, match="`rows` has 6: the table has 6 classes"):
+        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 6]), 4, jax.random.key(0), 0)
+    with pytest.raises(InputError, match="`images` is 0"):
+        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0]), 0, jax.random.key(0), 0)

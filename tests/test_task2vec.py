@@ -2,8 +2,10 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -14,7 +16,9 @@ from precision import enable_x64
 from scipy import stats
 from test_resnet import forward_in_numpy, torchvision_tensors
 
-from jaxdiv import embedding, reference, task2vec
+from jaxdiv import embedding, load_benchmark, load_probe, reference, sample_tasks, task2vec
+from jaxdiv.data import benchmarks
+from jaxdiv.data.episodes import make_table
 from jaxdiv.errors import InputError
 from jaxdiv.nets.resnet import ARCHITECTURES, Probe, ResNet
 from jaxdiv.nets.weights import from_torchvision
@@ -358,6 +362,8 @@ def test_layer_names_of_resnet50_are_torchvisions_in_module_order():
         "label too large": ({"labels": np.array([0, 1, 2, 3, 0])}, "0..2, not 0..3"),
         "label negative": ({"labels": np.array([0, 1, 2, -1, 0])}, "0..2, not -1..2"),
         "labels too few": ({"labels": np.array([0, 1])}, "[5]"),
+        "labels of floats": ({"labels": np.zeros(5, np.float32)}, "whole numbers, not float32"),
+        "one class": ({"ways": 1, "labels": np.zeros(5, int)}, "`ways` is 1: it must be a whole number, at least 2"),
     }.values(),
     ids=str,
 )
@@ -374,3 +380,126 @@ def test_tasks_of_unlike_shapes_are_named_in_one_line():
     probe, images, labels = some_tasks(2)
     with pytest.raises(InputError, match=r"labels \[tasks, images\], not \(2, 6, 7, 5, 3\) and \(2, 5\)"):
         embedding.embed_tasks(probe, images, labels[:, :5], WAYS)
+
+
+def test_lists_do_as_well_as_arrays():
+    probe, images, _ = setting(*CASES["basic blocks"])
+    labels = np.arange(5) % WAYS
+    found = task2vec.embed(probe, images.tolist(), labels.tolist(), WAYS)
+    np.testing.assert_array_equal(found, task2vec.embed(probe, images, labels, WAYS))
+
+
+@pytest.mark.parametrize(("kernel", "bias"), [((5, 3), (3,)), ((24, 3), (2,)), ((24, 1), (1,)), ((24,), (3,))], ids=str)
+def test_a_head_that_does_not_fit_the_features_is_named(kernel, bias):
+    probe, images, _ = setting(*CASES["basic blocks"])
+    says = r"kernel \[24, ways\] and a bias \[ways\]" + f".* not {re.escape(str(kernel))} and {re.escape(str(bias))}"
+    with pytest.raises(InputError, match=says):
+        task2vec.fisher(probe, images, Head(np.ones(kernel, np.float32), np.ones(bias, np.float32)))
+
+
+def test_keys_that_are_not_one_a_task_are_an_error_and_the_older_kind_draws_alike():
+    probe, images, labels = some_tasks(2)
+    embed = lambda key: embedding.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
+    np.testing.assert_array_equal(embed(jax.random.PRNGKey(3)), embed(jax.random.key(3)))
+    with pytest.raises(InputError, match=r"`key` has the shape \(3,\): give one key, or one for each of 2 tasks"):
+        embed(jax.random.split(jax.random.key(3), 3))
+
+
+@pytest.mark.parametrize("name", ["tasks", "ways", "shots", "queries"])
+def test_a_benchmark_embedded_in_tasks_of_no_size_is_an_error(name):
+    table = make_table([np.zeros((20, 8, 8, 3), np.uint8)] * 5, list("abcde"), [0.5] * 3, [0.25] * 3)
+    with pytest.raises(InputError, match=f"`{name}` is 0"):
+        embedding.embed_benchmark(load_probe("resnet10_narrow"), table, **{"tasks": 2, name: 0})
+
+
+@pytest.fixture
+def anew():
+    """As in a process that has not warned yet."""
+    task2vec._warn_once.cache_clear()
+    yield
+    task2vec._warn_once.cache_clear()
+
+
+def warned(call):
+    """The messages of the warnings that `call` gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(warning.message) for warning in caught if warning.category is UserWarning]
+
+
+PUBLIC = {
+    "embed": lambda probe, images, labels, head: task2vec.embed(probe, images, labels, WAYS),
+    "fisher": lambda probe, images, labels, head: task2vec.fisher(probe, images, head),
+    "pooled_features": lambda probe, images, labels, head: task2vec.pooled_features(probe, images),
+    "embed_tasks": lambda probe, images, labels, head: embedding.embed_tasks(probe, images[None], labels[None], WAYS),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_unnormalised_images_get_one_line_that_says_what_to_do_once_a_kind(anew, name):
+    probe, images, head = setting(*CASES["basic blocks"])
+    labels = np.arange(5) % WAYS
+    pixels = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.float32)
+    call = lambda given: warned(lambda: PUBLIC[name](probe, given, labels, head))
+    assert call(images) == []
+    (of_bytes,) = call(pixels)
+    assert "0..255" in of_bytes and "(images / 255 - mean) / std" in of_bytes and "\n" not in of_bytes
+    (of_shares,) = call(pixels / 255)
+    assert "0..1" in of_shares and "(images - mean) / std" in of_shares and "\n" not in of_shares
+    for text in (of_bytes, of_shares):  # the numbers that a user copies from it
+        mean, std = re.findall(r"\([\d.]+, [\d.]+, [\d.]+\)", text)
+        assert (mean, std) == (str(benchmarks._IMAGENET.mean), str(benchmarks._IMAGENET.std))
+    assert call(pixels) == call(pixels / 255) == []
+
+
+def test_a_warning_names_the_line_of_the_user(anew):
+    probe, images, head = setting(*CASES["basic blocks"])
+    with pytest.warns(UserWarning, match="0..255") as caught:
+        task2vec.fisher(probe, 100 * abs(images), head)
+    assert caught[0].filename == __file__
+
+
+def test_nothing_is_looked_at_or_warned_of_inside_jit(anew):
+    probe, images, head = setting(*CASES["basic blocks"])
+    inside = jax.jit(lambda pixels: task2vec.fisher(probe, pixels, head))
+    assert warned(lambda: inside(100 * abs(images))) == []
+
+
+def test_images_are_reduced_once_however_many_parts_look_at_them(anew, monkeypatch):
+    probe, images, _ = setting(*CASES["basic blocks"])
+    looks = []
+    one_look = task2vec._extremes
+    monkeypatch.setattr(task2vec, "_extremes", lambda given: looks.append(given.shape) or one_look(given))
+    task2vec.embed(probe, images, np.arange(5) % WAYS, WAYS)
+    embedding.embed_tasks(probe, images[None], (np.arange(5) % WAYS)[None], WAYS)
+    assert looks == [(5, 7, 5, 3), (1, 5, 7, 5, 3)]
+
+
+def drawings(pixels, ink):
+    """White sheets with a dark stroke over `ink` of their height, as Omniglot's are stored."""
+    images = np.full((20, pixels, pixels, 1), 255, np.uint8)
+    images[:, : round(ink * pixels)] = 0
+    return images
+
+
+@pytest.mark.parametrize("base", [*benchmarks.BASE_SETS, benchmarks.OWN, "gauss-0.1", "gauss-1.6"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
+    """Any photograph, with the mean and std of its data set: here noise over the whole range; drawings; generated."""
+    if base.startswith("gauss"):
+        table = load_benchmark(base, pixels=16)
+    else:
+        noise = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
+        gray = base in benchmarks.BASE_SETS and benchmarks.BASE_SETS[base].gray
+        look = benchmarks._look(base, alone)
+        table = make_table([drawings(16, 0.36) if gray else noise] * 5, list("abcde"), look.mean, look.std)
+    task = sample_tasks(jax.random.key(0), table, augment=True)
+    assert warned(lambda: task2vec.check_images(task.query_images[0], None)) == []
+
+
+def test_omniglot_is_not_taken_for_unnormalised_even_at_the_smallest_size(anew, real, tmp_path):
+    """There strokes spread over most of the pixels."""
+    table = load_benchmark("omniglot", pixels=8, settings=benchmarks.DataSettings(str(real), str(tmp_path)))
+    for images in sample_tasks(jax.random.key(0), table, tasks=200).query_images:
+        assert warned(lambda images=images: task2vec.check_images(images, None)) == []

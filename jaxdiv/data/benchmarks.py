@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiv.data import folder, store, synthetic
+from jaxdiv.data import folder, sources, store, synthetic
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.episodes import ImageTable, place, table_of, union
 from jaxdiv.data.store import Stored
 from jaxdiv.download import cache_folder
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError, at_least, unknown
 
 SPLITS = ("train", "val", "test")
 
@@ -111,6 +111,7 @@ STUDY = (  # the study's thirteen, in the order of its Table 1
     *("mio", "hdb7_afto", "hdb8_cado", "hdb9_cavdo", "hdb10_micova"),
 )
 OWN = "images"  # all of a user's own data sets as one benchmark
+_EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,12 @@ class DataSettings:
     classes: tuple[int, int, int] = (32, 8, 16)
     images: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.own, Mapping):
+            raise InputError(
+                f"`DataSettings.own` is {self.own!r}: give the path of each set by its name, {{'birds': DIR}}"
+            )
 
 
 def is_known(name: str) -> bool:
@@ -200,6 +207,8 @@ def prepare(
     Raises:
       InputError: archives as `builders.prepare`; a class that is absent or too small; a broken image; a full disk.
     """
+    at_least(1, pixels=pixels)
+    check_inputs(base, settings)
     archives: list[dict[str, Any]] = []
     left_out: list[str] = []
     pieces: Iterator[np.ndarray]
@@ -217,6 +226,30 @@ def prepare(
         mine = np.asarray(split) == number
         facts[title] = {"classes": int(mine.sum()), "images": int(np.asarray(count)[mine].sum())}
     return facts
+
+
+def check_inputs(base: str, settings: DataSettings) -> None:
+    """Raise InputError for what `prepare` needs and cannot find, as far as that is known without reading any of it."""
+    archive_dir = _archive_dir(settings)
+    if archive_dir:
+        sources.check_folder(archive_dir)
+    if base in settings.own or base == OWN:
+        if base == OWN:  # all of the user's own sets, of which there are none
+            raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by `DataSettings.own`")
+        if not Path(settings.own[base]).exists():
+            raise folder.missing(Path(settings.own[base]), _EXPECTED)
+        folder.check_split(settings.fractions, settings.split_file, SPLITS)
+    elif base in BASE_SETS:
+        sources.find(sources.SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
+    elif settings.images < 1 or len(settings.classes) != 3 or min(settings.classes) < 0 or not sum(settings.classes):
+        raise InputError(
+            f"`DataSettings.classes` is {tuple(settings.classes)} and `DataSettings.images` {settings.images}: give "
+            f"how many classes there are for train, val and test, and at least 1 image of each"
+        )
+
+
+def _archive_dir(settings: DataSettings) -> Path | None:
+    return Path(settings.archive_dir) if settings.archive_dir else None
 
 
 def table(base: str, stored: Stored, split: str, alone: bool = True) -> ImageTable:
@@ -271,7 +304,7 @@ def load_benchmark(
         stored = []
         for number, base in enumerate(components(name, settings.own)):
             into = Path(folder_name) / str(number)
-            prepare(base, pixels or native_pixels(name, settings.own), settings, into)
+            prepare(base, native_pixels(name, settings.own) if pixels is None else pixels, settings, into)
             stored.append(store.read_table(into))
         made = join(name, stored, split, settings.own)
         # What stays on the host is read into memory, since its file is not kept.
@@ -302,14 +335,13 @@ _CHUNK = 256  # images decoded at once
 
 
 def _read(base, pixels, settings, progress):
-    from jaxdiv.data import builders, sources  # here, since TensorFlow Datasets takes a second to import
+    from jaxdiv.data import builders  # here, since TensorFlow Datasets takes a second to import
 
     facts = BASE_SETS[base]
     source = sources.SOURCES[facts.source]
     data_dir = Path(settings.dir) if settings.dir else cache_folder() / "datasets"
-    archive_dir = Path(settings.archive_dir) if settings.archive_dir else None
     records, archives = builders.prepare(
-        facts.source, archive_dir, data_dir, settings.download, lambda share, note: progress(share / 2, note)
+        facts.source, _archive_dir(settings), data_dir, settings.download, lambda share, note: progress(share / 2, note)
     )
     where = " and ".join(archive["file"] for archive in archives)
     by_class: dict[str, list[tuple[str, int]]] = {}
@@ -333,7 +365,7 @@ def _read(base, pixels, settings, progress):
             what, more = f"has {len(records)} images of the {source.images} of {source.title}", ""
         if missing or small or len(records) != source.images:
             raise InputError(
-                f"{where} {what}{more}: get the whole of it, or leave such classes out by --config.data.partial=true"
+                f"{where} {what}{more}: get the whole of it, or leave such classes out by `DataSettings.partial=True`"
             )
     kept = [label for label in split_of if label not in small]
     if not kept:
@@ -355,19 +387,17 @@ def _read(base, pixels, settings, progress):
 
 
 def _read_own(base, pixels, settings, progress):
-    if base not in settings.own:
-        raise InputError(f"benchmark {base!r} is your own folder of images: name it by --config.images=DIR")
-    expected = "a folder (or .zip, .tar) with one sub-folder of images for each class"
     path = Path(settings.own[base])
     broken: list[str] = []
     lost = broken if settings.skip_broken else None
-    images = folder.read_classes(path, expected, folder.decoder(pixels, False), lambda share: progress(share, ""), lost)
+    decode = folder.decoder(pixels, False)
+    images = folder.read_classes(path, _EXPECTED, decode, lambda share: progress(share, ""), lost)
     small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
     if small and not settings.partial:
         raise InputError(
             f"{path}: class {small[0]!r} (and {len(small) - 1} more) has {len(images[small[0]])} images, fewer than "
-            f"shots + queries = {settings.min_images}: lower --config.task.queries, or leave such classes out by "
-            f"--config.data.partial=true"
+            f"`DataSettings.min_images` = {settings.min_images}: lower that, or leave such classes out by "
+            f"`DataSettings.partial=True`"
         )
     names = [name for name in images if name not in small]
     if not names:

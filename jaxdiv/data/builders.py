@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.download import checksums, download_manager, util
 
-from jaxdiv.data.sources import SOURCES, Archive, Source, read_folders
+from jaxdiv.data.sources import SOURCES, Archive, Source, find, read_folders
 from jaxdiv.data.store import locked, writing
 from jaxdiv.errors import InputError
 
@@ -146,7 +146,7 @@ def prepare(
         that cannot be written or a full disk. Nothing half-written counts as prepared.
     """
     source = SOURCES[name]
-    paths = _find(source, archive_dir, download)
+    paths = find(source, archive_dir, download)
     known = [a for a in source.archives if a.sha256 or a.md5]
     config_name = name
     if source.sample in paths or len(known) < len(source.archives):
@@ -154,7 +154,7 @@ def prepare(
         config_name += "_" + "_".join(sha256_of(path)[:12] for path in paths.values())
     config = _Config(config_name, source, paths, progress)
     folder = data_dir / "jaxdiv" / config_name / VERSION
-    with writing(data_dir, "--config.data.dir"), locked(folder), _quiet():
+    with writing(data_dir, "`DataSettings.dir`"), locked(folder), _quiet():
         builder = Jaxdiv(config=config, data_dir=data_dir)
         if not builder.is_prepared():
             for archive in source.archives:
@@ -170,28 +170,6 @@ def prepare(
         reader = tfds.builder_from_directory(folder)
         records = reader.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     return Records(records, [dict(facts) for facts in reader.info.metadata["archives"]])
-
-
-def _find(source: Source, archive_dir: Path | None, download: bool) -> dict[str, Path]:
-    folder = archive_dir or Path(".")
-    if archive_dir and not archive_dir.is_dir():
-        raise InputError(f"--config.data.archive_dir is {archive_dir}, which is no folder")
-    names = [archive.name for archive in source.archives]
-    there = {name: folder / name for name in names if archive_dir and (folder / name).exists()}
-    if not there and archive_dir and source.sample and (folder / source.sample).exists():
-        return {source.sample: folder / source.sample}
-    for archive in source.archives:
-        if archive.name not in there and not (download and archive.url):
-            size = f", {archive.size} bytes" if archive.size else ""
-            where = archive_dir or "a folder and name it by --config.data.archive_dir"
-            why = "" if not archive.url else " (downloads are off)"
-            accepted = f" ({source.manual})" if source.manual else ""
-            instead = f"; or {source.sample}, a folder per class" if source.sample else ""
-            raise InputError(
-                f"{folder / archive.name if archive_dir else archive.name} is missing{why}: get {source.title}"
-                f"{size}{accepted} from {archive.url or source.page} and put it as {archive.name} into {where}{instead}"
-            )
-    return there
 
 
 def _check(path: Path, archive: Archive) -> None:
@@ -245,7 +223,7 @@ def _downloading(builder: Jaxdiv, dl_manager: Any, urls: dict[str, str]) -> Iter
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    by_hand = f"or get {' and '.join(urls.values())} by other means into a folder, for --config.data.archive_dir"
+    by_hand = f"or get {' and '.join(urls.values())} by other means into a folder, for `DataSettings.archive_dir`"
     try:
         yield
     except download_manager.NonMatchingChecksumError as error:

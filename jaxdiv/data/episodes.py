@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, UInt8
 
 from jaxdiv.data.augment import Augmentation, augment_images
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, at_least
 
 
 @struct.dataclass
@@ -35,6 +35,9 @@ class ImageTable:
       rotates: per data set, whether a task turns each of its classes by a random quarter (Omniglot).
       augmentation: per data set, what its images go through where `augment` is asked for.
       classes: the names of the classes.
+      largest, smallest: images in the largest and in the smallest class.
+      fewest: classes of the data set that has the fewest. Static like the two before: under jit, too, a task is checked
+        against them, and without a look at the device.
       on_host: `images` is a memory map that stays on the host.
     """
 
@@ -47,7 +50,9 @@ class ImageTable:
     rotates: tuple[bool, ...] = struct.field(pytree_node=False)
     augmentation: tuple[Augmentation, ...] = struct.field(pytree_node=False)
     classes: tuple[str, ...] = struct.field(pytree_node=False)
-    largest: int = struct.field(pytree_node=False)  # images in the largest class
+    largest: int = struct.field(pytree_node=False)
+    smallest: int = struct.field(pytree_node=False)
+    fewest: int = struct.field(pytree_node=False)
     on_host: bool = struct.field(pytree_node=False, default=False)
 
     def __repr__(self) -> str:
@@ -94,7 +99,9 @@ def make_table(
     rotates: bool = False,
     augmentation: Augmentation | None = None,
 ) -> ImageTable:
-    """One data set's table from each class's images `[count, h, w, c]` uint8."""
+    """One data set's table from each class's images `[count, h, w, c]` uint8. Raises InputError as `table_of`."""
+    if not by_class:
+        raise InputError("`by_class` is empty: a table needs at least one class")
     count = [len(images) for images in by_class]
     return table_of(np.concatenate(by_class), count, classes, mean, std, rotates, augmentation)
 
@@ -108,7 +115,17 @@ def table_of(
     rotates: bool = False,
     augmentation: Augmentation | None = None,
 ) -> ImageTable:
-    """One data set's table from all its images, `count` of each class in turn; a memory map stays one."""
+    """One data set's table from all its images, `count` of each class in turn; a memory map stays one.
+
+    Raises InputError for images that are no bytes `[n, h, w, 1 or 3]` or not those that `count` and `classes` tell.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(f"`images` must be uint8 [n, h, w, 1 or 3], not {images.dtype} {images.shape}")
+    if len(count) != len(classes) or sum(count) != len(images) or not len(count) or min(count) < 1:
+        raise InputError(
+            f"`count` has {len(count)} classes with {sum(count)} images, `classes` {len(classes)} names, `images` "
+            f"{len(images)} images: they must agree, and no class be empty"
+        )
     counts = np.asarray(count, np.int32)
     return ImageTable(
         images=images,
@@ -121,6 +138,8 @@ def table_of(
         augmentation=(augmentation or Augmentation(),),
         classes=tuple(classes),
         largest=int(counts.max()),
+        smallest=int(counts.min()),
+        fewest=len(counts),
     )
 
 
@@ -128,7 +147,11 @@ def union(tables: list[ImageTable]) -> ImageTable:
     """Several data sets as one benchmark: a task picks a data set uniformly, then its classes inside it.
 
     The images are joined in memory, gray ones as RGB where others have colours.
+    Raises InputError for no table, or images of different sides.
     """
+    sides = {t.images.shape[1:3] for t in tables}
+    if len(sides) != 1:
+        raise InputError(f"`tables` must be at least one table, all with images of one size, not {sorted(sides)}")
     rows = np.cumsum([0, *(len(t.images) for t in tables)])
     sets = np.cumsum([0, *(len(t.mean) for t in tables)])
     join = lambda name: np.concatenate([np.asarray(getattr(t, name)) for t in tables])
@@ -147,6 +170,8 @@ def union(tables: list[ImageTable]) -> ImageTable:
         augmentation=sum((t.augmentation for t in tables), ()),
         classes=sum((t.classes for t in tables), ()),
         largest=max(t.largest for t in tables),
+        smallest=min(t.smallest for t in tables),
+        fewest=min(t.fewest for t in tables),
     )
 
 
@@ -169,8 +194,11 @@ def draw_classes(
     """Rows of classes drawn from a table, `quotas` of each of its data sets, of those with at least `images` images.
 
     A class's lot depends on its name and the seed alone: a smaller draw is part of a larger one.
-    Raises InputError where a data set has too few such classes.
+    Raises InputError where a data set has too few such classes, or `quotas` is not one number for each data set.
     """
+    if len(quotas) != len(table.rotates):
+        raise InputError(f"`quotas` has {len(quotas)} numbers: {name} has {len(table.rotates)} data sets")
+    at_least(0, images=images, seed=seed, quotas=min(quotas))
     lots = np.array([_draws(of_class, seed).random() for of_class in table.classes])
     rows: list[int] = []
     for number, wanted in enumerate(quotas):
@@ -178,49 +206,77 @@ def draw_classes(
         if len(able) < wanted:
             raise InputError(
                 f"{name}: {wanted} classes with {images} images were asked for of a data set that has {len(able)}: "
-                f"lower --config.data.cut.classes or .images (or those of --config.controlled)"
+                f"lower `quotas` or `images`"
             )
         rows += able[np.argsort(lots[able], kind="stable")[:wanted]].tolist()
     return np.sort(np.array(rows, int))
 
 
 def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed: int) -> ImageTable:
-    """The classes in `rows` alone, and of each only `images` images (0: all), drawn by its name and the seed."""
+    """The classes in `rows` alone, and of each only `images` images (0: all), drawn by its name and the seed.
+
+    Raises InputError for a row that is no class of the table or is given twice, and for a class with fewer images.
+    """
+    at_least(0, images=images, seed=seed)
+    rows = _checked_rows(rows, len(table.classes), "classes")
+    if not len(rows) or len(np.unique(rows)) < len(rows):
+        raise InputError(f"`rows` must be at least one class, and each once, not {rows.tolist()}")
+    count = np.asarray(table.count)
+    small = rows[np.argmin(count[rows])]
+    if count[small] < images:
+        raise InputError(f"class {table.classes[small]!r} has {count[small]} images, `images` is {images}: lower it")
     kept: list[np.ndarray] = []
     for row in rows:
-        first, count = int(table.first[row]), int(table.count[row])
-        drawn = _draws(table.classes[row], seed).permutation(count)[: images or count]
+        first, whole = int(table.first[row]), int(count[row])
+        drawn = _draws(table.classes[row], seed).permutation(whole)[: images or whole]
         kept.append(first + np.sort(drawn))
     counts = np.array([len(of_class) for of_class in kept], np.int32)
-    rows = np.asarray(rows)
+    dataset = np.asarray(table.dataset)[rows]
     return replace(
         table,
         images=np.asarray(table.images)[np.concatenate(kept)],
         first=np.cumsum(counts, dtype=np.int32) - counts,
         count=counts,
-        dataset=np.asarray(table.dataset)[rows],
+        dataset=dataset,
         classes=tuple(table.classes[row] for row in rows),
         largest=int(counts.max()),
+        smallest=int(counts.min()),
+        fewest=int(np.bincount(dataset, minlength=len(table.rotates)).min()),
         on_host=False,
     )
+
+
+def _checked_rows(rows: Any, end: int, what: str) -> np.ndarray:
+    """`rows` as an array, which must be whole numbers in 0..end-1: JAX would clamp others, NumPy count from the end."""
+    found = np.asarray(rows)
+    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+        raise InputError(f"`rows` must be whole numbers [{what}], not {found.dtype} {found.shape}")
+    if found.size and (found.min() < 0 or found.max() >= end):
+        wrong = int(found[(found < 0) | (found >= end)][0])
+        raise InputError(f"`rows` has {wrong}: the table has {end} {what}, 0..{end - 1}")
+    return found.astype(int)
 
 
 def _draws(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: int) -> None:
-    """Raise InputError where `table` cannot give tasks of this size: too few classes, or a class too small."""
-    classes = np.bincount(table.dataset, minlength=len(table.rotates))
-    if classes.min() < ways:
+def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: int, tasks: int = 1) -> None:
+    """Raise InputError where `table` cannot give tasks of this size: too few classes, or a class too small.
+
+    It looks at static facts alone, so that it costs a step of training nothing and the table may be traced, of which
+    the message then names no class.
+    """
+    at_least(1, ways=ways, shots=shots, queries=queries, tasks=tasks)
+    if table.fewest < ways:
+        raise InputError(f"{name} has {table.fewest} classes, fewer than ways={ways}: lower `ways`")
+    if table.smallest < shots + queries:
+        which = "a class"
+        if not isinstance(table.count, jax.core.Tracer):
+            which = f"class {table.classes[int(np.argmin(table.count))]!r}"
         raise InputError(
-            f"benchmark {name!r} has {classes.min()} classes, fewer than ways={ways}: lower --config.task.ways"
-        )
-    smallest = int(np.argmin(table.count))
-    if table.count[smallest] < shots + queries:
-        raise InputError(
-            f"class {table.classes[smallest]!r} of benchmark {name!r} has {table.count[smallest]} images, fewer than "
-            f"shots + queries = {shots + queries}: lower --config.task.shots or --config.task.queries"
+            f"{which} of {name} has {table.smallest} images, fewer than shots + queries = {shots + queries}: lower "
+            f"`shots` or `queries`"
         )
 
 
@@ -235,7 +291,8 @@ def sample_tasks(
 ) -> Task:
     """A batch of tasks: a data set uniformly, `ways` of its classes and `shots + queries` images of each, all without
     replacement; labels follow the random order of the classes. With `augment`, each image as its data set's train
-    augmentation has it."""
+    augmentation has it. Raises InputError where the table has too few classes or images (`check_tasks`)."""
+    check_tasks("the table", table, ways, shots, queries, tasks)
     size = (ways, shots, queries, tasks)
     if not table.on_host:
         return _sample_tasks(key, table, *size, augment)
@@ -247,6 +304,7 @@ def sample_tasks(
 
 def sample_batch(key: Array, table: ImageTable, size: int, augment: bool = False) -> tuple[Array, Array]:
     """`size` images drawn uniformly with replacement over all classes, and each one's class: supervised training."""
+    at_least(1, size=size)
     if not table.on_host:
         return _sample_batch(key, table, size, augment)
     index = replace(table, images=None)
@@ -267,9 +325,16 @@ def prefetch(sample: Callable[[Array], Any], keys: Iterable[Array], depth: int =
             yield waiting.popleft().result()
 
 
+def read_images(table: ImageTable, rows: Int[ArrayLike, "images"]) -> Float[Array, "images h w c"]:
+    """Images by their rows, normalised as in tasks. Raises InputError for a row that the table has not; rows that are
+    traced are the caller's care."""
+    if not isinstance(rows, jax.core.Tracer):
+        _checked_rows(rows, len(table.images), "images")
+    return _read_images(table, rows)
+
+
 @jax.jit
-def read_images(table: ImageTable, rows: Int[Array, "images"]) -> Float[Array, "images h w c"]:
-    """Images by their rows, normalised as in tasks."""
+def _read_images(table, rows):
     labels = jnp.searchsorted(table.first, rows, side="right") - 1
     datasets = table.dataset[labels]
     return _normalise(table, _scaled(table.images[rows]), datasets)

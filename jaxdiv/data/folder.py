@@ -20,7 +20,6 @@ def read_classes(
     decode: Callable[[bytes, str], np.ndarray],
     progress: Callable[[float], None],
     broken: list[str] | None = None,
-    flag: str = "--config.images",
 ) -> dict[str, np.ndarray]:
     """Every class's images `[count, h, w, c]` uint8, keyed by its folder's path, in the order of sorted file names.
 
@@ -30,13 +29,12 @@ def read_classes(
       decode: encoded bytes and the file's name -> one image.
       progress: called with the share done, 0..1.
       broken: takes the names of images that cannot be decoded, which are then left out; None: they are an error.
-      flag: what names another place, for the error message.
     Raises:
       InputError: missing; truncated, unsafe or of another kind (`archives.members`); no image inside; an image that
         cannot be decoded.
     """
     if not path.exists():
-        raise InputError(f"{path} is missing: expected {expected}; put it there or set {flag}")
+        raise missing(path, expected)
     encoded = sorted((name, file.read()) for name, file in members(path, is_image, expected))
     if not encoded:
         raise InputError(f"{path} holds no image in a folder of its class: expected {expected}")
@@ -61,6 +59,11 @@ def read_classes(
             if done % 64 == 0:
                 progress(done / len(encoded))
     return {name: np.stack(of_class) for name, of_class in images.items()}
+
+
+def missing(path: Path, expected: str) -> InputError:
+    """The error for a folder or archive that is not there."""
+    return InputError(f"{path} is missing: expected {expected}; put it there or set `DataSettings.own`")
 
 
 def fingerprint(path: Path) -> list[int]:
@@ -103,29 +106,39 @@ def split_classes(
     Raises:
       InputError: fractions that do not sum to 1; a file that is missing, or has a line, split or class that is wrong.
     """
+    check_split(fractions, file, splits)
     if file:
         return _read_splits(Path(file), names, splits)
-    if len(fractions) != len(splits) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(
-            f"--config.data.split.fractions is {tuple(fractions)}: give {len(splits)} shares ({', '.join(splits)}) "
-            f"that sum to 1"
-        )
     shuffled = np.random.default_rng(seed).permutation(sorted(names))
     ends = np.rint(np.cumsum(fractions) * len(names)).astype(int)
     parts = np.split(shuffled, ends[:-1])
     return {str(name): split for split, part in zip(splits, parts, strict=True) for name in part}
 
 
-def _read_splits(file: Path, names: Sequence[str], splits: Sequence[str]) -> dict[str, str]:
+def check_split(fractions: Sequence[float], file: str, splits: Sequence[str]) -> None:
+    """Raise InputError where `split_classes` could split no classes at all: wrong fractions, or no such file."""
+    if file:
+        _lines(Path(file))
+    elif len(fractions) != len(splits) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(
+            f"`DataSettings.fractions` is {tuple(fractions)}: give {len(splits)} shares ({', '.join(splits)}) "
+            f"that sum to 1"
+        )
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        lines = file.read_text().splitlines()
+        return file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--config.data.split.file: {file} cannot be read ({reason})") from None
+        raise InputError(f"`DataSettings.split_file`: {file} cannot be read ({reason})") from None
+
+
+def _read_splits(file: Path, names: Sequence[str], splits: Sequence[str]) -> dict[str, str]:
     # A class is a folder inside the user's: its last part will do where that is unique.
     short = {name.rsplit("/", 1)[-1]: name for name in names}
     split_of: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(file), 1):
         if not line.strip() or line.startswith("#"):
             continue
         split, _, name = line.strip().partition(" ")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from jaxdiv.errors import InputError
 
-FLAG = "--config.images"
+_GIVEN = "`DataSettings.own`"
 _LONGEST = 60  # characters of a name: it becomes part of file names
 _ARCHIVE = re.compile(r"\.(zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
 
@@ -30,14 +30,14 @@ def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:
     for name in named:
         if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}", name):
             raise InputError(
-                f"{FLAG}: the name {name!r} must be at most {_LONGEST} letters, digits, '.', '_' or '-', a letter or "
+                f"{_GIVEN}: the name {name!r} must be at most {_LONGEST} letters, digits, '.', '_' or '-', a letter or "
                 f"digit first"
             )
         if taken(name):
-            raise InputError(f"{FLAG}: the name {name!r} already means a benchmark: choose another one")
+            raise InputError(f"{_GIVEN}: the name {name!r} already means a benchmark: choose another one")
     for what, values in (("name", [name.lower() for name in named]), ("folder", list(map(os.path.abspath, unnamed)))):
         if twice := next((value for value in values if values.count(value) > 1), None):
-            raise InputError(f"{FLAG} has the {what} {twice!r} twice: give each once")
+            raise InputError(f"{_GIVEN} has the {what} {twice!r} twice: give each once")
     derived = iter(_names(unnamed, taken, named))
     return {name or next(derived): path for name, path in sets}
 

@@ -56,6 +56,37 @@ class Source:
     manual: str = ""  # what is accepted, for a set that cannot be downloaded
 
 
+def find(source: Source, archive_dir: Path | None, download: bool) -> dict[str, Path]:
+    """Those of a data set's archives (or its `sample`) that lie in `archive_dir`, by their names.
+
+    Raises InputError where one lies not there and is not to be, or cannot be, downloaded.
+    """
+    folder = archive_dir or Path(".")
+    if archive_dir:
+        check_folder(archive_dir)
+    names = [archive.name for archive in source.archives]
+    there = {name: folder / name for name in names if archive_dir and (folder / name).exists()}
+    if not there and archive_dir and source.sample and (folder / source.sample).exists():
+        return {source.sample: folder / source.sample}
+    for archive in source.archives:
+        if archive.name not in there and not (download and archive.url):
+            size = f", {archive.size} bytes" if archive.size else ""
+            where = archive_dir or "a folder and name it by `DataSettings.archive_dir`"
+            why = "" if not archive.url else " (downloads are off)"
+            accepted = f" ({source.manual})" if source.manual else ""
+            instead = f"; or {source.sample}, a folder per class" if source.sample else ""
+            raise InputError(
+                f"{folder / archive.name if archive_dir else archive.name} is missing{why}: get {source.title}"
+                f"{size}{accepted} from {archive.url or source.page} and put it as {archive.name} into {where}{instead}"
+            )
+    return there
+
+
+def check_folder(archive_dir: Path) -> None:
+    if not archive_dir.is_dir():
+        raise InputError(f"`DataSettings.archive_dir` is {archive_dir}, which is no folder")
+
+
 def read_folders(paths: dict[str, Path], images: str = "", group: bool = False) -> Iterator[Example]:
     """Examples of archives that have a folder for each class.
 

@@ -42,7 +42,7 @@ def write_table(
       InputError: the disk is full, or the folder cannot be written.
     """
     digest = hashlib.sha256()
-    with writing(folder, "--workdir"), locked(folder):
+    with writing(folder, "`folder`"), locked(folder):
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
         unfinished.mkdir(parents=True)
@@ -75,13 +75,13 @@ def read_table(folder: Path) -> Stored:
 
 
 @contextmanager
-def writing(folder: Path, flag: str) -> Iterator[None]:
-    """One line for a disk that is full, or a folder that cannot be written. `flag` names another place."""
+def writing(folder: Path, argument: str) -> Iterator[None]:
+    """One line for a disk that is full, or a folder that cannot be written. `argument` names another place."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}): make room there, or set {flag} to another "
+            f"{folder} cannot be written ({error.strerror or error}): make room there, or set {argument} to another "
             f"folder; nothing half-written is kept"
         ) from None
 

@@ -68,14 +68,24 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
     Raises InputError where the file is unusable, also where its name ends with a hash (`-f37072fd`) not its own.
     """
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise InputError(f"{path}: expected {_KINDS}")
-    if not path.is_file():
-        raise InputError(f"no weights at {path}: expected {_KINDS}")
+    check_weights("", path)
     if wanted := re.search(r"-([0-9a-f]{8})$", path.stem):
         _check_hash(path, wanted[1])
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_state_dict(path)
     return {k: np.asarray(v, np.float32 if jnp.issubdtype(v.dtype, jnp.floating) else None) for k, v in tensors.items()}
+
+
+def check_weights(name: str, weights: str | Path) -> None:
+    """Raise InputError where the probe `name` has no such weights: a file's kind and place, without reading it."""
+    path = Path(weights)
+    if str(weights) == IMAGENET:
+        if name not in _IMAGENET_FILES:
+            known = ", ".join(_IMAGENET_FILES)
+            raise InputError(f"torchvision has no ImageNet weights for {name}, only for {known}: give a file")
+    elif path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise InputError(f"{path}: expected {_KINDS}")
+    elif not path.is_file():
+        raise InputError(f"no weights at {path}: expected {_KINDS}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -97,9 +107,7 @@ def _check_hash(path: Path, prefix: str) -> None:
 
 def imagenet_file(name: str, progress: Callable[[float], None] | None = None) -> Path:
     """torchvision's ImageNet weights of a probe: cached, or downloaded once. Raises InputError as `fetch`."""
-    if name not in _IMAGENET_FILES:
-        known = ", ".join(_IMAGENET_FILES)
-        raise InputError(f"torchvision has no ImageNet weights for {name}, only for {known}: give a file")
+    check_weights(name, IMAGENET)
     file = cache_folder() / _IMAGENET_FILES[name]
     if not file.exists():
         fetch(_TORCHVISION + file.name, file, sha256=file.stem.rpartition("-")[2], progress=progress)
