@@ -22,8 +22,8 @@ from jaxdiv.errors import InputError
 from jaxdiv.nets.weights import check_weights
 
 PACKAGE = Path(jaxdiv.__file__).parent
-# What only the command uses; the rest is a library. `own` reads the text that --config.images is.
-COMMAND = {"__main__.py", "cli.py", "settings.py", "study.py", "plan.py", "own.py"}
+# What only the command uses, its reports among it; the rest is a library.
+COMMAND = {"__main__.py", "cli.py", "settings.py", "study.py", "plan.py", "survey.py", "comparison.py"}
 LIBRARY = [
     path for path in sorted(PACKAGE.rglob("*.py")) if path.name not in COMMAND and "configs" not in path.parts[-2:]
 ]
@@ -86,13 +86,13 @@ OWN = {"benchmarks": ("images",), "methods": ()}
 
 def test_a_folder_that_does_not_exist_is_said_before_anything_is_written(tmp_path):
     assert "nowhere is missing: expected a folder" in refused(tmp_path / "w", **OWN, images=str(tmp_path / "nowhere"))
-    line = said(lambda: check_inputs("images", DataSettings(own=str(tmp_path / "nowhere"))))
+    line = said(lambda: check_inputs("mine", DataSettings(own={"mine": str(tmp_path / "nowhere")})))
     assert line.endswith("put it there or set `DataSettings.own`")
 
 
 def test_no_folder_at_all_is_said_before_anything_is_written(tmp_path):
     assert "name it by --config.images=DIR" in refused(tmp_path / "w", **OWN)
-    assert "name it by `DataSettings.own=DIR`" in said(lambda: check_inputs("images", DataSettings()))
+    assert "name it by `DataSettings.own`" in said(lambda: check_inputs("images", DataSettings()))
 
 
 @pytest.mark.parametrize("name", ["gauss-0.1", "dtd", "omniglot"])

@@ -147,9 +147,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.own, Mapping):
-            raise InputError(
-                f"`DataSettings.own` is {self.own!r}: give the path of each set by its name, {{'birds': DIR}}"
-            )
+            raise InputError(f"`DataSettings.own` is {self.own!r}: give each set's path by its name, {{'birds': DIR}}")
 
 
 def is_known(name: str) -> bool:
