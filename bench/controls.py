@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from jaxdiv import controls
+from jaxdiv.stats import controls
 
 REPLICATES = flags.DEFINE_integer("replicates", 1000, "Generated studies a cell.", lower_bound=10)
 SIZES = (8, 12, 16, 20, 30, 40, 60)

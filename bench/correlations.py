@@ -1,4 +1,4 @@
-"""What the intervals and tests of `jaxdiv.correlate` do, on populations whose truth is known: coverage, errors, power.
+"""What the intervals and tests of `jaxdiv.stats` do, on populations whose truth is known: coverage, errors, power.
 
     PYTHONPATH=. python bench/correlations.py [--replicates=1000] [--draws=500]
 
@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 from scipy import special, stats
 
-from jaxdiv import inference, resampling
+from jaxdiv.stats import inference, resampling
 
 REPLICATES = flags.DEFINE_integer(
     "replicates",

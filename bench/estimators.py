@@ -16,8 +16,8 @@ from absl import app, flags
 
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
 from jaxdiv.data.benchmarks import DataSettings
-from jaxdiv.diversity import diversity, noise_floor
-from jaxdiv.task2vec import draws
+from jaxdiv.task2vec.coefficient import diversity, noise_floor
+from jaxdiv.task2vec.fisher import draws
 
 ARCHIVES = flags.DEFINE_string("archive_dir", None, "Where the archives and the probe's weights lie.", required=True)
 WEIGHTS = flags.DEFINE_string("weights", "resnet50_imagenet_fp16.safetensors", "The probe's file there.")

@@ -15,7 +15,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxdiv.diversity import DISTANCES, INTERVALS, pairwise_distances
+from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS, pairwise_distances
 
 SETS = flags.DEFINE_integer("sets", 1000, "Sets of embeddings for each row.", lower_bound=10)
 FILTERS, FACTORS, PAIRS = 120, 3, 400_000

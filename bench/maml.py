@@ -149,8 +149,8 @@ def _jax_side(side: str, job: Job):
     import jax
     import jax.numpy as jnp
 
-    from jaxdiv import maml
     from jaxdiv.data.episodes import Task
+    from jaxdiv.methods import maml
 
     compiling = sides.jax_compiling()
     leaves = layouts.paths(job.net)

@@ -1,7 +1,7 @@
 """One Task2Vec task end to end (features, head, Fisher): jaxdiv against PyTorch, same weights, images and threads.
 
     pip install -e '.[bench]'
-    python bench/task2vec.py --pixels=84 --out=task2vec.md
+    python bench/task2vec.py --pixels=84 --out=fisher.md
 
 The sides alternate in one run; each row has its own process, and so its own peak memory. The median counts.
 The PyTorch side is in `torch_peers.py`: (a) the reference's procedure, (b) the ways to per-sample squared gradients.
@@ -105,32 +105,32 @@ def _jax_commands(estimator: str, job: Mapping[str, Any]) -> tuple[dict[str, Cal
     import jax
     import jax.numpy as jnp
 
-    from jaxdiv import task2vec
-    from jaxdiv.nets.resnet import ARCHITECTURES, Probe
+    from jaxdiv.probes.resnet import ARCHITECTURES, Probe
+    from jaxdiv.task2vec import fisher
 
-    if estimator not in task2vec.ESTIMATORS:
-        raise LookupError("not in jaxdiv.task2vec.ESTIMATORS")
+    if estimator not in fisher.ESTIMATORS:
+        raise LookupError("not in jaxdiv.task2vec.fisher.ESTIMATORS")
     compiling = sides.jax_compiling()
     probe = Probe("resnet18", ARCHITECTURES["resnet18"], jax.tree.map(jnp.asarray, job["params"]))
     images, labels, ways = jnp.asarray(job["images"]), jnp.asarray(job["labels"]), job["ways"]
 
     def run(seed: int) -> tuple[np.ndarray, float]:
         kind = "adam" if estimator == "reference" else "converged"
-        found = task2vec.embed(probe, images, labels, ways, estimator, jax.random.key(seed), head=kind)
+        found = fisher.embed(probe, images, labels, ways, estimator, jax.random.key(seed), head=kind)
         return np.asarray(found), 0.0
 
     def head() -> tuple[np.ndarray, np.ndarray]:
-        kernel, bias = task2vec.fit_head(task2vec.pooled_features(probe, images), labels, ways)
+        kernel, bias = fisher.fit_head(fisher.pooled_features(probe, images), labels, ways)
         return np.asarray(kernel), np.asarray(bias)
 
     def fisher(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return np.asarray(task2vec.fisher(probe, images, head, estimator, jax.random.key(0)))
+        return np.asarray(fisher.fisher(probe, images, head, estimator, jax.random.key(0)))
 
     def fisher64(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         with jax.enable_x64(True):
             double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (job["params"], head))
             exact = Probe("resnet18", ARCHITECTURES["resnet18"], double[0])
-            return np.asarray(task2vec.fisher(exact, jnp.asarray(job["images"], jnp.float64), double[1]))
+            return np.asarray(fisher.fisher(exact, jnp.asarray(job["images"], jnp.float64), double[1]))
 
     return {"run": run, "head": head, "fisher": fisher, "fisher64": fisher64, "compiling": compiling}, ""
 
@@ -141,7 +141,7 @@ def task(pixels: int) -> tuple[dict[str, Any], dict[str, float]]:
 
     from jaxdiv import load_probe
     from jaxdiv.data import synthetic
-    from jaxdiv.nets.resnet import PERTURBATIONS, at, layers
+    from jaxdiv.probes.resnet import PERTURBATIONS, at, layers
 
     ways, count = WAYS.value, IMAGES.value
     probe = load_probe("resnet18", seed=SEED.value)
@@ -178,7 +178,7 @@ def task(pixels: int) -> tuple[dict[str, Any], dict[str, float]]:
         stem = stem or macs
         shared = layer.stride == 1 and layer.kernel > 1
         for columns in squares:
-            # task2vec._kernel_squares's choice, with the shifted sums of its Gram matrix counted as it weighs them.
+            # fisher._kernel_squares's choice, with the shifted sums of its Gram matrix counted as it weighs them.
             gram = area**2 * (layer.inputs + 8 * taps if shared else layer.inputs * taps) + area**2 * filters * columns
             squares[columns] += min(macs * columns, gram)
 

@@ -160,8 +160,7 @@ def fit_head(features: Tensor, labels: Tensor, ways: int) -> tuple[np.ndarray, n
 
 
 def columns(probabilities: Tensor, estimator: str) -> Tensor:
-    """Score vectors `[columns, ways]` of one image: stick-breaking, as `jaxdiv.task2vec.stick_breaking`, or one random
-    mixture of them."""
+    """Score vectors `[columns, ways]` of one image: stick-breaking as in `jaxdiv.task2vec.fisher`, or a mixture."""
     order = probabilities.argsort()
     p = probabilities[order]
     tail = p.flip(0).cumsum(0).flip(0)

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             # a benchmark by its name, by default the folder's; "images" is the benchmark of all of them together.
             "images": "",
             # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
-            # `data.augment.diversity` where they are empty (jaxdiv/settings.py). "jaxdiv", or "paper": as its Table 1.
+            # `data.augment.diversity` where they are empty (study/settings.py). "jaxdiv", or "paper": as its Table 1.
             "preset": "jaxdiv",
             "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),
             "seeds": (0,),  # training runs of each benchmark and method

@@ -12,12 +12,12 @@ if sys.argv[:1] == ["-m"]:  # only while `python -m` locates its module, which i
 
 from jaxdiv.data.benchmarks import DataSettings, load_benchmark
 from jaxdiv.data.episodes import sample_tasks
-from jaxdiv.diversity import cross_diversity, diversity, pairwise_distances
-from jaxdiv.embedding import embed_benchmark
-from jaxdiv.maml import meta_gradient
-from jaxdiv.nets.weights import load_probe
-from jaxdiv.regression import r_squared
-from jaxdiv.task2vec import embed, fisher, fit_head
+from jaxdiv.methods.maml import meta_gradient
+from jaxdiv.probes.weights import load_probe
+from jaxdiv.stats.regression import r_squared
+from jaxdiv.task2vec.coefficient import cross_diversity, diversity, pairwise_distances
+from jaxdiv.task2vec.embedding import embed_benchmark
+from jaxdiv.task2vec.fisher import embed, fisher, fit_head
 from jaxdiv.version import __version__
 
 __all__ = [

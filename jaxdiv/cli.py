@@ -88,8 +88,8 @@ def _run(argv: list[str]) -> int:
     from rich.console import Console
     from threadpoolctl import threadpool_limits
 
-    from jaxdiv import study
     from jaxdiv.host_memory import keep_freed_memory
+    from jaxdiv.study import runner
 
     keep_freed_memory()
     threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
@@ -108,7 +108,7 @@ def _run(argv: list[str]) -> int:
             jax.distributed.initialize(None if found else given.coordinator, given.processes, given.process_id)
         except (ValueError, RuntimeError) as error:
             return _fail(f"--coordinator={given.coordinator}: {str(error).splitlines()[0]}")
-    action = study.dry_run if given.dry_run else study.run
+    action = runner.dry_run if given.dry_run else runner.run
     try:
         return action(config, Path(given.workdir), given.stages, Console()) or 0
     except InputError as error:

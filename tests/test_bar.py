@@ -12,7 +12,7 @@ from configs import default
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
 from jaxdiv.bar import bar
 from jaxdiv.data.benchmarks import DataSettings
-from jaxdiv.plan import Maker
+from jaxdiv.study.plan import Maker
 
 
 @pytest.fixture

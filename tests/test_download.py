@@ -10,7 +10,7 @@ import pytest
 from jaxdiv import download
 from jaxdiv.download import fetch
 from jaxdiv.errors import InputError
-from jaxdiv.nets.weights import load_probe
+from jaxdiv.probes.weights import load_probe
 
 CONTENT = bytes(range(256)) * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -92,7 +92,7 @@ def test_another_hash_leaves_nothing_behind(server, tmp_path):
 def test_no_network_says_what_to_put_where(server, tmp_path, monkeypatch):
     assert "404" in refusal(lambda: fetch(f"{server}/gone", tmp_path / "file"))
     monkeypatch.setenv("JAXDIV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("jaxdiv.nets.weights._TORCHVISION", "http://127.0.0.1:9/models/")
+    monkeypatch.setattr("jaxdiv.probes.weights._TORCHVISION", "http://127.0.0.1:9/models/")
     says = refusal(lambda: load_probe("resnet18", "imagenet"))
     assert "http://127.0.0.1:9/models/resnet18-f37072fd.pth" in says
     assert str(tmp_path / "cache" / "resnet18-f37072fd.pth") in says
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_named(server, tmp_path):
 
 def test_imagenet_weights_are_taken_from_the_cache_and_checked(server, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXDIV_CACHE", str(tmp_path))
-    monkeypatch.setattr("jaxdiv.nets.weights.fetch", functools.partial(pytest.fail, "the cache holds it"))
+    monkeypatch.setattr("jaxdiv.probes.weights.fetch", functools.partial(pytest.fail, "the cache holds it"))
     (download.cache_folder() / "resnet18-f37072fd.pth").write_bytes(CONTENT)
     assert "not f37072fd as its name says" in refusal(lambda: load_probe("resnet18", "imagenet"))
     assert "resnet18, resnet34, resnet50" in refusal(lambda: load_probe("resnet10_narrow", "imagenet"))

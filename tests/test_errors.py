@@ -15,18 +15,17 @@ from rich.console import Console
 from test_study import tiny
 
 import jaxdiv
-from jaxdiv import embed_benchmark, load_benchmark, load_probe, meta_gradient, sample_tasks, settings, study
+from jaxdiv import embed_benchmark, load_benchmark, load_probe, meta_gradient, sample_tasks
 from jaxdiv.data import builders
 from jaxdiv.data.benchmarks import DataSettings, check_inputs
 from jaxdiv.errors import InputError
-from jaxdiv.nets.weights import check_weights
+from jaxdiv.probes.weights import check_weights
+from jaxdiv.study import runner, settings
 
 PACKAGE = Path(jaxdiv.__file__).parent
-# What only the command uses, its reports among it; the rest is a library.
-COMMAND = {"__main__.py", "cli.py", "settings.py", "study.py", "plan.py", "survey.py", "comparison.py"}
-LIBRARY = [
-    path for path in sorted(PACKAGE.rglob("*.py")) if path.name not in COMMAND and "configs" not in path.parts[-2:]
-]
+# What only the command uses: studies, and the pages that tell who ran one what to run next. The rest is a library.
+COMMAND = {"__main__.py", "cli.py", "study", "survey.py", "comparison.py", "configs"}
+LIBRARY = [path for path in sorted(PACKAGE.rglob("*.py")) if not COMMAND & set(path.relative_to(PACKAGE).parts)]
 FLAG = re.compile(r"--(config|workdir|stages|dry_run)\b")
 
 
@@ -64,7 +63,7 @@ def test_every_setting_of_data_that_an_error_names_exists_and_has_a_flag_that_ex
 def refused(workdir, stages=settings.STAGES, **given):
     """The line of `run`, which must be that of `dry_run`, and nothing written."""
     lines = []
-    for action in (study.dry_run, study.run):
+    for action in (runner.dry_run, runner.run):
         with pytest.raises(InputError) as error:
             action(tiny(**given), workdir, stages, Console(file=io.StringIO()))
         lines.append(str(error.value))
@@ -120,7 +119,7 @@ def test_a_file_of_weights_that_does_not_exist_is_said_before_anything_is_writte
     assert "expected" in refused(tmp_path / "w", **{"probe.weights": str(tmp_path)})
     said(lambda: check_weights("resnet18", tmp_path / "none.pth"))
     # A link of the chain that needs no probe does not ask for its weights.
-    study.dry_run(tiny(**given), tmp_path / "w", ("prepare", "train"), Console(file=io.StringIO()))
+    runner.dry_run(tiny(**given), tmp_path / "w", ("prepare", "train"), Console(file=io.StringIO()))
 
 
 def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anything_is_written(tmp_path):
@@ -157,16 +156,16 @@ def test_a_task_that_is_no_batch_and_negative_steps_are_errors_of_a_meta_gradien
 def test_a_finished_unit_does_not_ask_for_its_files_again(tmp_path):
     given = {"benchmarks": ("gauss-0.1",), "methods": ()}
     console = Console(file=io.StringIO())
-    assert study.run(tiny(**given), tmp_path / "w", ("prepare",), console) == 0
+    assert runner.run(tiny(**given), tmp_path / "w", ("prepare",), console) == 0
     moved = tiny(**given, **{"data.archive_dir": str(tmp_path / "moved")})
-    assert study.run(moved, tmp_path / "w", ("prepare",), console) == 0
+    assert runner.run(moved, tmp_path / "w", ("prepare",), console) == 0
 
 
 def test_a_workdir_on_a_full_disk_is_named_by_its_flag(tmp_path, monkeypatch):
     full = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     monkeypatch.setattr("jaxdiv.data.store.os.fsync", full)
     with pytest.raises(InputError, match="or set --workdir to another folder") as error:
-        study.run(tiny(), tmp_path / "w", ("prepare",), Console(file=io.StringIO()))
+        runner.run(tiny(), tmp_path / "w", ("prepare",), Console(file=io.StringIO()))
     assert "`" not in str(error.value)
 
 
@@ -186,11 +185,11 @@ def python(*arguments, **more):
 @pytest.mark.parametrize(
     ("line", "module"),
     [
-        (["-m", "jaxdiv.study"], "jaxdiv.study"),
-        (["-m", "jaxdiv.study", "--workdir=x", "-m", "pytest"], "jaxdiv.study"),
-        (["-W", "error", "-m", "jaxdiv.task2vec"], "jaxdiv.task2vec"),
+        (["-m", "jaxdiv.study.runner"], "jaxdiv.study.runner"),
+        (["-m", "jaxdiv.study.runner", "--workdir=x", "-m", "pytest"], "jaxdiv.study.runner"),
+        (["-W", "error", "-m", "jaxdiv.task2vec.fisher"], "jaxdiv.task2vec.fisher"),
         (["-mjaxdiv.data.benchmarks"], "jaxdiv.data.benchmarks"),
-        (["-Im", "jaxdiv.nets.resnet"], "jaxdiv.nets.resnet"),
+        (["-Im", "jaxdiv.probes.resnet"], "jaxdiv.probes.resnet"),
         (["-m", "jaxdiv.data"], "jaxdiv.data"),
     ],
 )
@@ -232,6 +231,6 @@ def test_the_same_mistake_is_an_argument_in_the_library_and_a_flag_in_the_comman
     assert line.endswith("has 4 classes, fewer than ways=5: lower `ways`")
     with pytest.raises(InputError) as error:
         stages = ("prepare", "diversity")
-        study.run(tiny(**{"data.classes": (4, 4, 4)}), tmp_path, stages, Console(file=io.StringIO()))
+        runner.run(tiny(**{"data.classes": (4, 4, 4)}), tmp_path, stages, Console(file=io.StringIO()))
     assert str(error.value).endswith("has 4 classes, fewer than ways=5: lower --config.task.ways")
     assert np.asarray(table.count).tolist() == [6] * 4

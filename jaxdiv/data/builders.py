@@ -23,8 +23,8 @@ from absl import logging
 from tensorflow_datasets.core.download import checksums, download_manager, util
 
 from jaxdiv.data.sources import SOURCES, Archive, Source, find, read_folders
-from jaxdiv.data.store import locked, writing
 from jaxdiv.errors import InputError
+from jaxdiv.files import locked, writing
 
 VERSION = "1.0.0"
 _BATCH = 256  # records between two writes of TFDS's metadata

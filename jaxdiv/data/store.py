@@ -4,21 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
-
-from jaxdiv.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time is the user's care there
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -72,29 +64,6 @@ def read_table(folder: Path) -> Stored:
     classes = json.loads((folder / "classes.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
     return Stored(images, np.array(classes["count"]), np.array(classes["split"]), tuple(classes["names"]))
-
-
-@contextmanager
-def writing(folder: Path, argument: str) -> Iterator[None]:
-    """One line for a disk that is full, or a folder that cannot be written. `argument` names another place."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}): make room there, or set {argument} to another "
-            f"folder; nothing half-written is kept"
-        ) from None
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """No other process makes `folder` meanwhile: who comes second waits. The lock of a killed process is free."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    file = folder.with_name(f".{folder.name}.lock")
-    with file.open("w") as lock:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 _THUMBNAIL, _LABEL, _TITLE = 48, 150, 18  # pixels of a sheet

@@ -1,0 +1,181 @@
+"""Benchmarks side by side: their cross distances, which is more diverse, and what may be compared with what."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdiv.report.published import unlike
+from jaxdiv.report.wording import p_text, short, span
+from jaxdiv.stats.correlate import listed
+from jaxdiv.stats.inference import holm
+from jaxdiv.task2vec.coefficient import cross_diversity, difference
+
+Row = Mapping[str, Any]
+DIGITS = 3
+CROSS_KEYS = ("benchmark", "other", "distance", "ci_low", "ci_high")
+DIFFERENCE_KEYS = ("benchmark", "other", "difference", "ci_low", "ci_high", "p_value", "p_holm", "more_diverse")
+_SOME = 3  # pairs that are told one by one
+
+
+def cross_rows(
+    rows: Sequence[Row], embeddings: Mapping[str, Float[np.ndarray, "tasks filters"]]
+) -> list[dict[str, Any]]:
+    """The distance of every two benchmarks, in both orders, and each one's own coefficient: rows of CROSS_KEYS.
+
+    rows: Table 1's, of one distance. embeddings: by benchmark.
+    """
+    found = []
+    for one in rows:
+        for other in rows:
+            if one is other:
+                value = one["diversity"], one["ci_low"], one["ci_high"]
+            else:
+                value = cross_diversity(embeddings[one["benchmark"]], embeddings[other["benchmark"]], one["distance"])
+            found.append(dict(zip(CROSS_KEYS, (one["benchmark"], other["benchmark"], *value), strict=True)))
+    return found
+
+
+def difference_rows(distances: Mapping[str, Float[np.ndarray, "tasks tasks"]]) -> list[dict[str, Any]]:
+    """For every two benchmarks the first's diversity minus the second's: rows of DIFFERENCE_KEYS.
+
+    The interval and p_value are of one pair, p_holm is corrected over all pairs. more_diverse: the benchmark that is,
+    where p_holm is below .05; else "".
+    """
+    names = list(distances)
+    pairs = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
+    found = [difference(distances[one], distances[other]) for one, other in pairs]
+    corrected = holm([p for _, p in found])
+    rows = []
+    for (one, other), (estimate, p), adjusted in zip(pairs, found, corrected, strict=True):
+        assert adjusted is not None  # no p is
+        decided = (one if estimate.value > 0 else other) if adjusted < 0.05 else ""
+        rows.append(dict(zip(DIFFERENCE_KEYS, (one, other, *estimate, p, adjusted, decided), strict=True)))
+    return rows
+
+
+def coefficients(rows: Sequence[Row]) -> list[str]:
+    """A sentence with each benchmark's coefficient; of many, the least and the most."""
+    told = [f"{row['benchmark']} {span(row['diversity'], row['ci_low'], row['ci_high'], DIGITS)}" for row in rows]
+    if len(rows) == 1:
+        row = rows[0]
+        value = span(row["diversity"], row["ci_low"], row["ci_high"], DIGITS)
+        return [f"The diversity coefficient of {row['benchmark']} is {value} (95% interval)."]
+    if len(rows) > _SOME:
+        ordered = sorted(range(len(rows)), key=lambda i: rows[i]["diversity"])
+        told = [told[ordered[0]], told[ordered[-1]]]
+        return [f"Diversity coefficients of {len(rows)} benchmarks, the least and the greatest: {listed(told)} (95%)."]
+    return [f"Diversity coefficients: {listed(told)} (95% intervals)."]
+
+
+def between(rows: Sequence[Row]) -> list[str]:
+    """The cross distances in a sentence, of a few benchmarks. rows: of `cross_rows`."""
+    names = list(dict.fromkeys(row["benchmark"] for row in rows))
+    pairs = [row for row in rows if names.index(row["benchmark"]) < names.index(row["other"])]
+    if not pairs or len(pairs) > _SOME:
+        return []
+    told = [
+        f"{span(row['distance'], row['ci_low'], row['ci_high'], DIGITS)} between {row['benchmark']} and {row['other']}"
+        for row in pairs
+    ]
+    return [f"Mean distance of two tasks: {listed(told)}."]
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """Which benchmark is more diverse, a sentence a pair; of many pairs, how many are decided.
+
+    rows: of `difference_rows`.
+    """
+    if len(rows) > _SOME:
+        decided = sum(bool(row["more_diverse"]) for row in rows)
+        return [
+            f"Of {len(rows)} pairs, {decided} differ in diversity after Holm's correction (p < .05); "
+            f"{len(rows) - decided} are undecided. The report says which."
+        ]
+    return [_verdict(row, len(rows)) for row in rows]
+
+
+def _verdict(row: Row, pairs: int) -> str:
+    p = f"p {p_text(row['p_holm'])}" + (f" after Holm's correction for {pairs} pairs" if pairs > 1 else "")
+    sign = -1 if row["more_diverse"] == row["other"] else 1
+    ends = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+    value = f"{span(sign * row['difference'], ends[0], ends[1], DIGITS)}, {p}"
+    if not row["more_diverse"]:
+        return f"Undecided whether {row['benchmark']} or {row['other']} is more diverse: the difference is {value}."
+    less = row["benchmark"] if sign < 0 else row["other"]
+    return f"{row['more_diverse']} is more diverse than {less}: the difference is {value}."
+
+
+def how(row: Row) -> str:
+    """How a row of Table 1 was measured: what must be the same wherever two values are compared."""
+    weights = f"weights {row['weights']}" if row["weights"] else "random parameters"
+    return (
+        f"{row['tasks']} tasks of {row['ways']} classes with {row['shots']} + {row['queries']} images"
+        f"{', augmented' if row['augment'] else ''}; probe {row['probe']} ({weights}); {row['pixels']} px; estimator "
+        f"{row['estimator']}, head {row['head']}, distance {row['distance']}, interval {row['interval']}"
+    )
+
+
+def comparable(rows: Sequence[Row]) -> list[str]:
+    """What may be compared with what, in sentences. rows: Table 1's, all measured alike."""
+    found = []
+    if len(rows) > 1:
+        found = [
+            "With each other: all values of this report, which were measured alike (see the table's text).",
+            "Which of two is more diverse: the interval of their difference tells, not whether their own intervals "
+            "overlap. Where it holds zero, the answer is undecided.",
+        ]
+    found += [
+        "With another report: only where probe, weights, pixels, estimator, head, distance, augmentation and size of "
+        "the tasks are the same.",
+        paper_sentence(rows),
+        "With other images of the same kind: with care. An interval is about other tasks from the same classes and "
+        "images; other images may differ by more.",
+    ]
+    if rows[0]["interval"] == "iid_pairs":
+        found.append(
+            "The coefficients' intervals take pairs of tasks as independent, as the paper did, and are too narrow. "
+            "Cross distances and differences have a jackknife over tasks."
+        )
+    if any(row.get("noise_floor") is not None for row in rows):
+        floors = listed(f"{short(row['noise_floor'], DIGITS)} ({row['benchmark']})" for row in rows)
+        found.append(
+            f"The estimator or the head is random: two embeddings of the same task are {floors} apart. About as much "
+            f"of a coefficient is not diversity."
+        )
+    return found
+
+
+def shared_classes(rows: Sequence[Row], classes: Mapping[str, Sequence[int]]) -> list[str]:
+    """A sentence where tasks overlap so much, by few classes, that diversity is lower for that alone.
+
+    classes: of each benchmark, how many each of its data sets has.
+    """
+    ways = rows[0]["ways"]
+    # Two tasks of ways from n classes share ways²/n; of k data sets, each drawn by 1/k, both must have drawn the same.
+    shared = {name: sum(ways**2 / n for n in of_sets) / len(of_sets) ** 2 for name, of_sets in classes.items()}
+    worst = max(shared, key=lambda name: shared[name])
+    if shared[worst] < 0.1 * ways:
+        return []
+    total = {name: sum(of_sets) for name, of_sets in classes.items()}
+    text = (
+        f"Few classes make for a low coefficient: {worst} has {total[worst]}, of which two tasks share "
+        f"{shared[worst]:.1f} of {ways} on average."
+    )
+    if len({*total.values()}) > 1:
+        text += f" --config.data.cut.classes={min(total.values())} measures all with equally many."
+    return [text]
+
+
+def paper_sentence(rows: Sequence[Row]) -> str:
+    """Whether the paper's Table 1 may stand beside these values, and if not, why."""
+    reasons = unlike(rows[0])
+    if not reasons:
+        return "With the paper's Table 1: its values were measured alike, on its own benchmarks."
+    text = f"Not with the paper's Table 1, which had {listed(reasons)}."
+    if any(reason.startswith(("estimator", "head", "distance", "interval", "augmented")) for reason in reasons):
+        text += (
+            " --config.preset=paper sets estimator, head, distance, interval and augmentation as there, unless given."
+        )
+    return text

@@ -1,0 +1,132 @@
+"""Many tasks with one probe: spread over devices, and straight from a benchmark."""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxdiv.bar import bar
+from jaxdiv.data.episodes import ImageTable, check_tasks, sample_tasks
+from jaxdiv.errors import InputError, at_least
+from jaxdiv.probes.resnet import Probe
+from jaxdiv.task2vec.fisher import check_finite, check_labels, check_names, check_pixels, embed
+
+
+def embed_benchmark(
+    probe: Probe,
+    table: ImageTable,
+    tasks: int = 50,
+    ways: int = 5,
+    shots: int = 5,
+    queries: int = 15,
+    estimator: str = "exact",
+    head: str = "converged",
+    key: PRNGKeyArray | None = None,
+    again: bool = False,
+    augment: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "tasks filters"]:
+    """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
+
+    Args:
+        key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
+        again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
+        augment: with the train augmentation of the benchmark's data sets, as the reference measures.
+        progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
+
+    Only as many tasks are in memory as there are devices. Raises InputError as `embed`, and where the benchmark has
+    too few classes or images.
+    """
+    check_tasks("the benchmark", table, ways, shots, queries, tasks)
+    keys = _task_keys(jax.random.key(0) if key is None else key, tasks)
+    found: list[np.ndarray] = []
+    devices = jax.local_device_count()
+    with bar("embedding tasks", progress, tasks) as report:
+        for start in range(0, tasks, devices):
+            halves = [jax.random.split(key) for key in keys[start : start + devices]]
+            drawn = [sample_tasks(for_task, table, ways, shots, queries, augment=augment) for for_task, _ in halves]
+            images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in drawn]
+            labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in drawn]
+            for_fisher = [jax.random.fold_in(key, 1) if again else key for _, key in halves]
+            found += [
+                *embed_tasks(
+                    probe,
+                    jnp.concatenate(images),
+                    jnp.concatenate(labels),
+                    ways,
+                    estimator,
+                    jnp.stack(for_fisher),
+                    head=head,
+                )
+            ]
+            report(len(found))
+    return np.stack(found)
+
+
+def _task_keys(key: PRNGKeyArray, tasks: int) -> PRNGKeyArray:
+    """A key for each task: as given, or from the one that is given."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # of the older `jax.random.PRNGKey`, an axis longer
+    if key.ndim and key.shape != (tasks,):
+        raise InputError(f"`key` has the shape {key.shape}: give one key, or one for each of {tasks} tasks")
+    return key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(tasks))
+
+
+def embed_tasks(
+    probe: Probe,
+    images: Float[Array, "tasks images h w c"],
+    labels: Int[Array, "tasks images"],
+    ways: int,
+    estimator: str = "exact",
+    key: PRNGKeyArray | None = None,
+    chunk: int | None = None,
+    head: str = "converged",
+    mesh: Mesh | None = None,
+) -> Float[np.ndarray, "tasks filters"]:
+    """`embed` of many tasks with one probe: one after the other on a device, side by side on several.
+
+    Args:
+        key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
+        mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
+
+    Memory is one task's chunk on each device, besides the images. Raises InputError and warns as `embed`.
+    """
+    check_names(estimator, head, key)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    if images.ndim != 5 or images.shape[-1] != 3 or images.size == 0 or labels.shape != images.shape[:2]:
+        shapes = f"{images.shape} and {labels.shape}"
+        raise InputError(f"tasks must be images [tasks, images, h, w, 3] and labels [tasks, images], not {shapes}")
+    check_pixels(images)
+    if chunk is not None:
+        at_least(1, chunk=chunk)
+    for of_task in labels:
+        check_labels(of_task, images.shape[1], ways)
+    mesh = mesh or jax.make_mesh((jax.local_device_count(),), ("tasks",), devices=jax.local_devices())
+    # A task more than once rather than a short last device: every device has the same program.
+    rows = np.arange(-(-len(images) // mesh.size) * mesh.size) % len(images)
+    keys = None if key is None else _task_keys(key, len(images))[rows]
+    spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    tasks = jax.device_put((images[rows], labels[rows], keys), spread)
+    found = jax.device_get(_embed_spread(mesh, ways, estimator, head, chunk)(probe, *tasks))[: len(images)]
+    check_finite(found, "the Fisher")
+    return found
+
+
+@cache
+def _embed_spread(mesh: Mesh, ways: int, estimator: str, head: str, chunk: int | None) -> Callable[..., Array]:
+    def of_device(probe: Probe, *tasks: Array) -> Array:
+        one = lambda task: embed(probe, task[0], task[1], ways, estimator, task[2], chunk, head)
+        return lax.map(one, tasks)
+
+    over = PartitionSpec(mesh.axis_names[0])
+    # No collective inside: nothing for the replication check to see, and it does not know our convolution.
+    return jax.jit(
+        jax.shard_map(
+            of_device, mesh=mesh, in_specs=(PartitionSpec(), over, over, over), out_specs=over, check_vma=False
+        )
+    )

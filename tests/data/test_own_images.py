@@ -1,0 +1,146 @@
+"""A folder of one's own as a benchmark: its classes split by fraction, or as a file of names tells."""
+
+import pytest
+from sample_archives import of_classes, one_line, prepare
+
+from jaxdiv.configs import folder as folder_config
+from jaxdiv.data import benchmarks
+from jaxdiv.data import own as own_data
+from jaxdiv.data.augment import Augmentation
+from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.errors import InputError
+from jaxdiv.study import settings
+
+OWN = [f"class {i:02}" for i in range(10)]
+
+
+@pytest.fixture
+def own(tmp_path):
+    for name, content in of_classes(OWN, prefix="photos").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return lambda **fields: DataSettings(
+        own={"mine": str(tmp_path / "photos")}, min_images=2, dir=str(tmp_path), **fields
+    )
+
+
+def own_splits(stored):
+    return {name: benchmarks.SPLITS[split] for name, split in zip(stored.names, stored.split, strict=True)}
+
+
+def test_own_classes_are_split_by_fraction_and_drawn_by_seed(own, tmp_path):
+    splits = [own_splits(prepare("mine", 4, own(fractions=(0.5, 0.2, 0.3), split_seed=s))[0]) for s in (0, 0, 1)]
+    for split_of in splits:
+        assert sorted(split_of) == OWN
+        assert [list(split_of.values()).count(split) for split in benchmarks.SPLITS] == [5, 2, 3]
+    assert splits[0] == splits[1] != splits[2]
+    stored, facts = prepare("mine", 4, own())
+    assert set(own_splits(stored).values()) == {"train"} and facts["train"] == {"classes": 10, "images": 20}
+
+
+def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
+    (tmp_path / "split.txt").write_text("# mine\ntrain class 03\ntest class 00\n\ntest class 09\nval class 04\n")
+    stored, facts = prepare("mine", 4, own(split_file=str(tmp_path / "split.txt")))
+    short = {name.rsplit("/", 1)[-1]: split for name, split in own_splits(stored).items()}
+    assert short == {"class 03": "train", "class 04": "val", "class 00": "test", "class 09": "test"}
+    assert len(facts["left_out"]) == 6
+    table = benchmarks.table("mine", stored, "test")
+    assert table.augmentation == (Augmentation(0.18, 8 / 84, 0.4, True),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train class 03\nlearn class 04", ["line 2", "unknown split 'learn'"]),
+        ("train class 3", ["line 1", "unknown class 'class 3'", "did you mean 'class 03'"]),
+        ("train class 03\ntest class 03", ["line 2", "'class 03' is listed twice"]),
+        (None, ["cannot be read", "`DataSettings.split_file`"]),
+    ],
+)
+def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "split.txt").write_text(text)
+    with pytest.raises(InputError) as error:
+        prepare("mine", 4, own(split_file=str(tmp_path / "split.txt")))
+    one_line(error, "split.txt", *words)
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.2), (0.5, 0.2, 0.2), (1.2, -0.2, 0.0)])
+def test_fractions_that_are_none_are_an_error(own, fractions):
+    with pytest.raises(InputError, match=r"`DataSettings.fractions` is .* sum to 1"):
+        prepare("mine", 4, own(fractions=fractions))
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    for name in ("2023/birds", "2024/birds", "moths, small", "x=y", "dtd", "été"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "photos.tar.gz").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("", {}),
+        ("2023/birds", {"birds": "2023/birds"}),
+        ("2023/birds/", {"birds": "2023/birds/"}),
+        ("2023/birds,dtd", {"birds": "2023/birds", "dtd-images": "dtd"}),  # dtd is a data set of the study
+        ("2023/birds, 2024/birds,", {"2023-birds": "2023/birds", "2024-birds": "2024/birds"}),
+        ("old=2023/birds,2024/birds", {"old": "2023/birds", "birds": "2024/birds"}),
+        ("moths, small", {"moths-small": "moths, small"}),  # the comma is in the folder's name
+        ("moths, small,2023/birds", {"moths-small": "moths, small", "birds": "2023/birds"}),
+        ("m=moths, small", {"m": "moths, small"}),
+        ("x=y", {"x-y": "x=y"}),  # so is the equals sign
+        ("a=x=y", {"a": "x=y"}),
+        ("photos.tar.gz,été", {"photos": "photos.tar.gz", "ete": "été"}),
+        ("鸟,花", {"folder": "鸟", "folder-2": "花"}),
+        ("birds=nowhere,2023/birds", {"birds": "nowhere", "birds-2": "2023/birds"}),
+        ("Birds,birds", {"Birds": "Birds", "birds-2": "birds"}),  # one file name where a is A
+    ],
+)
+def test_folders_get_names_that_tell_them_apart(folders, given, found):
+    config = folder_config.get_config()
+    config.images = given
+    assert settings.own_sets(config) == found
+    assert list(settings.own_sets(config)) == list(found)  # in the order given
+
+
+def test_a_home_folder_is_meant_by_a_tilde(folders, tmp_path):
+    assert own_data.parse("~/2023/birds,m=~/dtd", lambda name: False) == {
+        "birds": str(tmp_path / "2023/birds"),
+        "m": str(tmp_path / "dtd"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("dtd=2023/birds", ["the name 'dtd' already means a benchmark"]),
+        ("images=2023/birds", ["the name 'images' already means a benchmark"]),
+        ("gauss-0.5=2023/birds", ["the name 'gauss-0.5' already means a benchmark"]),
+        ("a+b=2023/birds", ["the name 'a+b' must be", "letters, digits"]),
+        ("a=2023/birds,A=2024/birds", ["has the name 'a' twice"]),
+        ("2023/birds,./2023/birds", ["2023/birds' twice: give each once"]),
+    ],
+)
+def test_a_wrong_name_of_a_folder_gets_one_line(folders, given, words):
+    config = folder_config.get_config()
+    config.images = given
+    with pytest.raises(InputError) as error:
+        settings.own_sets(config)
+    for word in ("--config.images", *words):
+        assert word in str(error.value) and "\n" not in str(error.value)
+
+
+def test_ones_own_sets_are_benchmarks_by_name_parts_of_unions_and_together_images():
+    own = {"birds": "/a", "moths": "/b"}
+    assert benchmarks.components("birds", own) == ("birds",)
+    assert benchmarks.components("moths+omniglot", own) == ("moths", "omniglot")
+    assert benchmarks.components("images", own) == ("birds", "moths")
+    assert benchmarks.components("images+omniglot", {"birds": "/a"}) == ("birds", "omniglot")
+    assert benchmarks.shares("images", own) == {"birds": 0.5, "moths": 0.5}
+    assert benchmarks.true_diversity("birds", own) is None
+    with pytest.raises(InputError, match="unknown benchmark 'moth': did you mean 'moths'"):
+        benchmarks.components("moth", own)

@@ -1,0 +1,392 @@
+"""What a finished study leaves on disk: columns, figures, one page that opens offline and hides nothing."""
+
+import base64
+import csv
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_up import analysis, controlled_analysis, full_analysis, study
+from PIL import Image
+from rich.console import Console
+
+from jaxdiv.report import formats, plotting, report, tables, wording
+from jaxdiv.stats import controls
+
+
+def write(folder, found, **more):
+    return report.write_report(
+        folder, found, **({"settings": {"ways": 5}, "provenance": {"time": "2026-01-01"}} | more)
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole report with everything in it, shared by the tests that only read it."""
+    folder = tmp_path_factory.mktemp("report")
+    found = full_analysis(benchmarks=6, seeds=2)
+    found["diversity"] = [r | {"true_diversity": 2 * r["diversity"], "head": "logistic"} for r in found["diversity"]]
+    write(
+        folder,
+        found,
+        failures=[{"unit": "train bench-3 ho_maml_10 seed 1", "reason": "loss is <NaN> at step 310"}],
+        fixed_test_set_name="bench-0",
+    )
+    return folder
+
+
+def columns(path):
+    with open(path, newline="") as file:
+        return next(csv.reader(file))
+
+
+class Parsed(HTMLParser):
+    """Every attribute that makes a browser fetch, and the tags left open."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.fetched, self.open, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.ids += [value for name, value in attributes if name == "id"]
+        self.fetched += [value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "srcset")]
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_finished_study_leaves_exactly_the_files_of_the_contract(finished):
+    figure_files = {f"figure{i}.{kind}" for i in (1, 2, 3, 4) for kind in ("png", "svg")}
+    made = [
+        "table1",
+        "table2",
+        "points",
+        "correlations",
+        "differences",
+        "published",
+        "published_differences",
+        "partial",
+    ]
+    made += ["verdicts", "complexity", "complexity_benchmarks", "effect_sizes", "effect_size_trends"]
+    table_files = {f"{name}.{kind}" for name in made for kind in ("csv", "tex")}
+    assert {path.name for path in finished.iterdir()} == figure_files | table_files | {"report.html"}
+    assert (finished / "figure4.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_csv_columns_are_those_of_the_contract(finished, tmp_path):
+    table1 = ["benchmark", "probe", "diversity", "ci_low", "ci_high", "tasks", "estimator"]
+    assert columns(finished / "table1.csv") == [*table1, "head", "true_diversity"]
+    table2 = ["method", "metric", "test_set", "r2", "ci_low", "ci_high", "p_value", "n"]
+    assert columns(finished / "table2.csv") == table2
+    points = ["benchmark", "method", "seed", "test_set", "diversity", "accuracy", "accuracy_ci"]
+    assert columns(finished / "points.csv") == [*points, "loss", "loss_ci", "train_images", "train_classes"]
+    write(tmp_path, analysis(*study(3, ("pt",), ("own",))))
+    assert columns(tmp_path / "table1.csv") == table1
+
+
+def test_table_two_has_five_methods_two_metrics_two_test_sets(finished):
+    with open(finished / "table2.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert all(0 <= float(r["ci_low"]) <= float(r["r2"]) <= float(r["ci_high"]) <= 1 for r in rows)
+
+
+def test_csv_keeps_numbers_in_full_precision_and_never_says_nan(tmp_path):
+    rows, points = study(4, ("pt",), ("own",))
+    points[0] |= {"accuracy": np.float64(1 / 3), "loss": math.nan, "loss_ci": None}
+    write(tmp_path, analysis(rows, points))
+    with open(tmp_path / "points.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert float(first["accuracy"]) == 1 / 3
+    assert first["loss"] == "" and first["loss_ci"] == ""
+    text = "".join((tmp_path / name).read_text() for name in ("table1.csv", "table2.csv", "points.csv"))
+    assert "nan" not in text.lower()
+
+
+def test_page_fetches_nothing(finished):
+    text = (finished / "report.html").read_text()
+    page = Parsed(text)
+    assert page.fetched and all(value.startswith(("#", "data:")) for value in page.fetched)
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\((?!#)|<script", text)
+
+
+def test_page_is_well_formed_and_every_reference_in_its_figures_resolves(finished):
+    page = Parsed((finished / "report.html").read_text())
+    assert page.open == []
+    assert {value[1:] for value in page.fetched if value.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_page_shows_a_panel_per_method_test_set_and_figure(finished):
+    text = (finished / "report.html").read_text()
+    assert text.count("<svg") == 10 + 2 + 10 + 8
+
+
+def test_failed_units_are_named_and_their_reason_is_escaped(finished):
+    text = (finished / "report.html").read_text()
+    assert "train bench-3 ho_maml_10 seed 1: loss is &lt;NaN&gt; at step 310" in text
+    assert "Failed units" in text
+
+
+def test_page_names_the_fixed_test_set_and_the_check_against_true_diversity(finished):
+    text = (finished / "report.html").read_text()
+    assert "fixed test set (bench-0)" in text
+    assert "Spearman correlation 1.00" in text
+
+
+def test_same_input_gives_the_same_bytes(tmp_path):
+    found = full_analysis(benchmarks=4, methods=("pt", "ho_maml_5"), test_sets=("own",))
+    for name in ("a", "b"):
+        write(tmp_path / name, found)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 2 * (13 + 4) + 1
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_an_existing_report_is_replaced_whole(tmp_path):
+    write(tmp_path, full_analysis(benchmarks=3, methods=("pt", "fo_maml_5"), test_sets=("own",)))
+    (tmp_path / "notes.csv").write_text("a user's own")
+    assert (tmp_path / "figure4.svg").exists() and (tmp_path / "partial.tex").exists()
+    write(tmp_path, analysis(*study(5, ("pt",), ("own",))))
+    assert len((tmp_path / "points.csv").read_text().splitlines()) == 6
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not (tmp_path / "figure4.svg").exists() and not (tmp_path / "partial.tex").exists()
+    assert (tmp_path / "notes.csv").exists()
+
+
+def test_a_missing_benchmark_and_a_missing_method_leave_the_rest_whole(tmp_path):
+    rows, points = study(5, ("pt", "ho_maml_10"))
+    kept = [p for p in points if (p["method"], p["benchmark"]) != ("ho_maml_10", "bench-2")]
+    kept = [p for p in kept if (p["method"], p["test_set"]) != ("pt", "fixed")]
+    text = write(tmp_path, analysis(rows[1:], kept)).read_text()
+    with open(tmp_path / "table2.csv", newline="") as file:
+        used = {(row["method"], row["test_set"]): row["n"] for row in csv.DictReader(file)}
+    assert used == {("pt", "own"): "5", ("ho_maml_10", "own"): "4", ("ho_maml_10", "fixed"): "4"}
+    assert text.count("<svg") == 3 + 2 + 3  # no panel of PT on the fixed test set, which it has no point on
+
+
+def test_a_number_above_zero_never_reads_as_zero():
+    assert wording.short(0.42) == ".42" and wording.short(1.0) == "1.00" and wording.short(0.0) == ".00"
+    assert wording.short(0.001) == ".001" and wording.short(1e-5) == "<.001"
+    assert wording.p_text(0.0496) == "= .050" and wording.p_text(1e-9) == "< .001"
+    assert wording.short(None) == wording.short(math.nan) == "–"
+    assert wording.short(-0.42) == "-.42" and wording.short(-1e-5) == ">-.001" and wording.short(12345.6) == "1.23e+04"
+
+
+@pytest.mark.parametrize("clumped", [False, True])
+def test_numbers_in_a_figure_cover_neither_each_other_nor_a_marker(clumped):
+    rng = np.random.default_rng(0)
+    anchors = rng.uniform(30, 160, (20, 2))
+    if clumped:
+        anchors[:, 0] = 60 + rng.normal(size=20)
+    sizes = np.full((20, 2), (9.4, 6.2))
+    centres = plotting.place_labels(anchors, sizes, (0, 0, 190, 190), np.zeros((0, 2)))
+    gaps = np.abs(centres[:, None] - centres[None])
+    overlap = (gaps < sizes[0]).all(-1) & ~np.eye(20, dtype=bool)
+    assert not overlap.any()
+    on_marker = (np.abs(centres[:, None] - anchors[None]) < sizes[0] / 2 + 2).all(-1)
+    assert not on_marker.any()
+    assert (centres - sizes / 2 >= 0).all() and (centres + sizes / 2 <= 190).all()
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_terminal_tables_fit_and_show_every_number(width):
+    rows, points = study()
+    rows = [row | {"true_diversity": 0.5, "noise_floor": 0.01, "complexity": 0.2} for row in rows]
+    console = Console(width=width, record=True, file=io.StringIO())
+    for table in report.terminal_tables(rows, analysis(rows, points)["correlations"], width):
+        console.print(table)
+    text = console.export_text()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text
+    assert text.count("HO-MAML 10") == 2 and "bench-7" in text
+    assert ("Holm" in text) == (width >= 100) and ".416" not in text
+    assert "measured" in text and "true" in text
+
+
+PAPERS = {"estimator": "reference", "head": "adam", "distance": "task2vec", "interval": "iid_pairs"}
+PAPERS |= {"weights": "imagenet", "augment": True, "pixels": 84, "ways": 5, "shots": 5, "queries": 15}
+
+
+@pytest.mark.parametrize("other", [{}, {"estimator": "exact"}, {"benchmark": "mine"}, {"net": "conv4"}])
+def test_the_papers_values_stand_only_beside_values_that_were_measured_alike(other):
+    rows, points = study(4, ("pt", "ho_maml_10"), ("own",), names=["dtd", "aircraft", "flower", "omniglot"])
+    rows = [row | PAPERS for row in rows]
+    points = [point | {"net": other.get("net", "resnet12"), "pixels": 84} for point in points]
+    rows[0] |= {key: value for key, value in other.items() if key != "net"}
+    console = Console(width=140, record=True, file=io.StringIO())
+    for table in report.terminal_tables(rows, analysis(rows, points)["correlations"], 140, points):
+        console.print(table)
+    text = console.export_text()
+    assert (".416" in text) == (other == {})  # the paper's R² of HO-MAML 10
+    assert (".1290 ± .0023" in text) == (other in ({}, {"net": "conv4"}))  # its DTD
+    assert ".1380 ± .0029" in text  # its Flower
+
+
+def test_the_top_of_the_page_says_which_study_when_and_that_its_benchmarks_are_generated(tmp_path):
+    found = analysis(*study(3, ("pt",), ("own",)))
+    top = lambda **more: re.sub(r"<[^>]*>", " ", write(tmp_path, found, **more).read_text().split("<nav")[0])
+    names = [row["benchmark"] for row in found["diversity"]]
+    when = {"finished": "2026-01-02 03:04:05 UTC"}
+    whole = top(title="Diversity: mine", provenance=when, generated=names)
+    assert "Diversity: mine" in whole and "Finished 2026-01-02 03:04:05 UTC. Every benchmark is generated" in whole
+    assert "Generated, no real data sets: bench-0 and bench-2." in top(generated=["bench-2", "bench-0", "elsewhere"])
+    assert "enerated" not in top() and "Finished" not in top(provenance={})
+
+
+def test_rows_that_cannot_be_are_in_no_table_and_the_page_says_why(tmp_path):
+    rows, points = study(6, ("pt", "ho_maml_5"), ("own",))
+    points = [point | {"train_images": 640, "share": {}} for point in points]
+    found = analysis(rows, points) | {
+        "partial": controls.partial_correlations(points),
+        "verdicts": controls.size_or_diversity(points),
+    }
+    text = write(tmp_path, found).read_text()
+    assert not list(tmp_path.glob("partial.*")) and not list(tmp_path.glob("verdicts.*"))
+    assert text.count("all benchmarks have the same number of images and number of classes") == 1
+    assert "omniglot" not in text and "&gt;-.001" not in text
+
+
+def test_table1_says_once_what_holds_for_every_benchmark():
+    rows, _ = study()
+    rows[0] = rows[0] | {"tasks": 7}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.terminal_tables(rows, [], 80)[0])
+    text = console.export_text()
+    assert text.count(rows[0]["probe"]) == 1
+    assert any(line.rstrip().endswith(" 7") for line in text.splitlines())
+
+
+def test_every_csv_has_every_column_and_value_of_its_rows(finished):
+    found = full_analysis(benchmarks=6, seeds=2)
+    for name, rows in (("correlations", found["correlations"]), ("effect_sizes", found["effect_sizes"])):
+        assert columns(finished / f"{name}.csv") == list(rows[0])
+        with open(finished / f"{name}.csv", newline="") as file:
+            for written, row in zip(csv.DictReader(file), rows, strict=True):
+                for key, value in row.items():
+                    assert (float(written[key]) if isinstance(value, float) else written[key] or None) == (
+                        value if isinstance(value, float) else None if value in ("", None) else str(value)
+                    )
+    assert columns(finished / "partial.csv")[-1] == "p_holm" or "p_holm" in columns(finished / "partial.csv")
+
+
+def cells_of(line):
+    return re.split(r"(?<!\\)&", line)
+
+
+def test_latex_has_as_many_cells_a_line_as_columns_and_nothing_unescaped(finished):
+    for path in finished.glob("*.tex"):
+        text = path.read_text()
+        side = re.search(r"\\begin\{longtable\}\{([lr]+)\}", text).group(1)
+        body = text[text.index(r"\toprule") : text.index(r"\end{longtable}")]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert lines and all(len(cells_of(line)) == len(side) for line in lines), path
+        assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}"), path
+        assert not re.search(r"(?<!\\)[#%_]", text[text.index(r"\caption") : text.index(r"\label")] + body), path
+        assert text.isascii(), path
+
+
+def test_latex_escapes_what_a_user_may_call_a_benchmark():
+    assert formats.latex(r"50%_a&b$#{x}~^\y") == (
+        r"50\%\_a\&b\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}y"
+    )
+
+
+def test_a_column_that_says_nothing_is_left_out_of_what_is_read_and_kept_in_the_csv(tmp_path):
+    found = analysis(*study(2, ("pt",), ("own",)))
+    table = tables.correlations_table(found["correlations"])
+    headings = [column.heading for column in formats.grid(table)[0]]
+    assert "note" in headings and "Pearson r" not in headings
+    assert "r_low" in table.keys
+
+
+def test_contact_sheets_are_cut_to_size_and_say_what_part_they_show(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (1500, 750, 3), dtype=np.uint8)  # nothing compresses worse
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=1)
+    Image.fromarray(noise[:100, :100]).save(tmp_path / "small.png")
+    sheets = {name: tmp_path / f"{name}.png" for name in ("large", "small", "lost")}
+    text = write(tmp_path / "out", {}, contact_sheets=sheets).read_text()
+    images = [base64.b64decode(data) for data in re.findall(r"data:image/webp;base64,([^\"]+)", text)]
+    assert len(images) == 2 and all(len(image) <= 120_000 for image in images)
+    assert Image.open(io.BytesIO(images[0])).size[0] <= 500 and Image.open(io.BytesIO(images[1])).size == (100, 100)
+    assert (
+        re.search(r"large: the first \d+% of the sheet large.png", text) and "small: the whole sheet small.png" in text
+    )
+    assert "lost: no contact sheet was left" in text
+
+
+def test_the_controlled_experiment_has_its_table_its_figure_and_a_mean_a_level(tmp_path):
+    found = controlled_analysis(subsets=2)
+    found = {key: found[key] for key in ("diversity", "points", "controlled")}
+    found |= {key: [row for row in found[key] if row["method"] == "pt"] for key in ("points", "controlled")}
+    text = write(tmp_path, found).read_text()
+    assert "Figure 5. The controlled experiment" in text and (tmp_path / "figure5.png").exists()
+    assert {"mean_low", "mean_middle", "mean_high"} < set(columns(tmp_path / "controlled.csv"))
+
+
+WORDLESS = re.compile(r">[^<]*\b(nan|NaN|None|inf)\b[^<]*<")
+
+
+def degenerate():
+    """Studies with next to nothing in them, by name, and what their page must say."""
+
+    def changed(found, **change):
+        return analysis(found["diversity"], [p | change for p in found["points"]])
+
+    two = ("pt", "ho_maml_10")
+    small = full_analysis(benchmarks=4, methods=two, test_sets=("own",))
+    nothing_known = {
+        key: [{k: None if isinstance(v, float) else v for k, v in row.items()} for row in small[key]]
+        for key in ("correlations", "differences", "partial", "verdicts", "effect_sizes", "effect_size_trends")
+    }
+    return {
+        "nothing": ({}, "No R² is defined"),
+        "one benchmark": (analysis(*study(1, two, ("own",))), "1 benchmark, at least 3 are needed"),
+        "two benchmarks": (full_analysis(benchmarks=2, methods=two, test_sets=("own",)), "at least 3 are needed"),
+        "three benchmarks": (
+            full_analysis(benchmarks=3, methods=two, test_sets=("own",)),
+            "say nothing about the interval",
+        ),
+        "one method": (full_analysis(benchmarks=4, methods=("pt",), test_sets=("own",)), "1 method, 1 seed"),
+        "equal diversities": (
+            full_analysis(benchmarks=4, methods=two, test_sets=("own",), spread=0.0),
+            "same diversity",
+        ),
+        "equal accuracies": (changed(small, accuracy=0.2), "same accuracy"),
+        "diverged": (changed(small, accuracy=math.nan, loss=math.inf), "missing or not finite: bench-0"),
+        "undefined numbers": (small | nothing_known, "No R² is defined"),
+    }
+
+
+DEGENERATE = degenerate()
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_input_is_said_in_words_without_a_number_that_is_none(case, tmp_path):
+    found, said = DEGENERATE[case]
+    text = write(tmp_path, found).read_text()
+    assert said in text
+    shown = text[: text.index("<summary>Settings")]
+    assert not WORDLESS.search(shown), WORDLESS.search(shown)
+    for path in [*tmp_path.glob("*.csv"), *tmp_path.glob("*.tex")]:
+        assert not re.search(r"\b(nan|None|inf)\b", path.read_text()), path
+
+
+def test_a_method_of_ones_own_gets_a_style_of_its_own(tmp_path):
+    rows, points = study(4, ("pt", "mine", "theirs"))
+    report.write_report(tmp_path, analysis(rows, points), {}, {})
+    assert "mine" in (tmp_path / "report.html").read_text() and (tmp_path / "figure1.png").stat().st_size > 10_000

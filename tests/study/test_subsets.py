@@ -1,0 +1,123 @@
+"""Subsets of a pool for the controlled experiment: of one size, ordered by diversity, the same images everywhere."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiv import load_probe
+from jaxdiv.data.episodes import draw_classes, make_table, read_images, take, union
+from jaxdiv.errors import InputError
+from jaxdiv.stats.controls import LEVELS
+from jaxdiv.study import subsets
+from jaxdiv.task2vec.coefficient import pairwise_distances
+
+
+def table(classes, images=6, value=0, mean=0.5):
+    """A data set whose pixel values tell the class and the image."""
+    by_class = [
+        np.full((images, 8, 8, 3), value + 10 * c, np.uint8) + np.arange(images)[:, None, None, None].astype(np.uint8)
+        for c in range(classes)
+    ]
+    return make_table(by_class, [f"set{value} class{c}" for c in range(classes)], [mean] * 3, [0.25] * 3)
+
+
+def test_taken_classes_keep_their_own_images_data_sets_and_names():
+    whole = union([table(4), table(5, images=8, value=100, mean=0.1)])
+    part = take(whole, [1, 4, 6], 3, seed=0)
+    assert part.classes == ("set0 class1", "set100 class0", "set100 class2")
+    assert part.count.tolist() == [3, 3, 3] and part.first.tolist() == [0, 3, 6] and part.largest == 3
+    assert part.dataset.tolist() == [0, 1, 1]
+    for row, base in ((0, 10), (1, 100), (2, 120)):
+        values = part.images[part.first[row] : part.first[row] + 3, 0, 0, 0]
+        assert len(set(values)) == 3 and (base <= values).all() and (values < base + 8).all()
+    everything = take(whole, range(9), 0, seed=0)
+    np.testing.assert_array_equal(everything.images, whole.images)
+
+
+def test_a_class_gives_the_same_images_whatever_it_is_taken_with():
+    whole = table(6)
+    alone, together = take(whole, [4], 3, seed=2), take(whole, [0, 4, 5], 3, seed=2)
+    np.testing.assert_array_equal(alone.images, together.images[3:6])
+    assert any((take(whole, [4], 3, seed=s).images != alone.images).any() for s in range(3, 9))
+
+
+def test_drawn_classes_fill_the_quotas_and_grow_by_adding():
+    whole = union([table(6), table(9, value=100)])
+    few, more = (draw_classes("x", whole, quotas, 0, seed=1) for quotas in ([2, 3], [4, 5]))
+    assert np.bincount(whole.dataset[few]).tolist() == [2, 3] and set(few) < set(more)
+    with pytest.raises(InputError, match=r"7 classes with 0 images .* has 6.*lower `quotas`"):
+        draw_classes("x", whole, [7, 1], 0, seed=1)
+    with pytest.raises(InputError, match=r"1 classes with 7 images .* has 0"):
+        draw_classes("x", whole, [1, 0], 7, seed=1)
+
+
+def test_read_images_are_normalised_as_their_data_set_is():
+    whole = union([table(2, mean=0.5), table(2, value=100, mean=0.1)])
+    found = read_images(jax.device_put(whole), np.array([7, 13]))
+    expected = (whole.images[[7, 13]] / 255 - np.array([0.5, 0.1])[:, None, None, None]) / 0.25
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.fixture
+def distances():
+    points = np.random.default_rng(0).normal(size=(24, 3))
+    return np.linalg.norm(points[:, None] - points[None], axis=-1) / 4
+
+
+def test_the_search_finds_what_trying_every_subset_finds(distances):
+    distances, kinds = distances[:12, :12], np.repeat([0, 1], 6)
+    every = [
+        np.array(a + b) for a in itertools.combinations(range(6), 2) for b in itertools.combinations(range(6, 12), 2)
+    ]
+    values = np.array([subsets.mean_distance(distances, rows) for rows in every])
+    for target in (0.0, 0.5, 2.0):
+        found = subsets._search(distances, kinds, 2, target, np.random.default_rng(1))
+        assert np.bincount(kinds[found]).tolist() == [2, 2]
+        assert abs(subsets.mean_distance(distances, found) - target) == pytest.approx(abs(values - target).min())
+
+
+def test_levels_are_ordered_within_each_block_and_equal_in_size(distances):
+    kinds = np.tile([0, 1], 12)
+    found = subsets.choose(distances, kinds, 4, 3, seed=0)
+    assert list(found) == [f"{level}-{n}" for level in LEVELS for n in (1, 2, 3)]
+    for number in (1, 2, 3):
+        low, middle, high = (subsets.mean_distance(distances, found[f"{level}-{number}"]) for level in LEVELS)
+        assert low < middle < high
+    for level in LEVELS:  # of different parts: independent
+        assert len(set(np.concatenate([found[f"{level}-{n}"] for n in (1, 2, 3)]))) == 12
+    assert all(np.bincount(kinds[rows]).tolist() == [2, 2] and len(set(rows)) == 4 for rows in found.values())
+    again = subsets.choose(distances, kinds, 4, 3, seed=0)
+    assert all((found[name] == again[name]).all() for name in found)
+
+
+def test_a_pool_that_leaves_no_choice_is_refused(distances):
+    with pytest.raises(InputError, match=r"12 classes of one data set, too few for 3 subsets of 3.*lower `classes`"):
+        subsets.choose(distances, np.tile([0, 1], 12), 6, 3, seed=0)
+
+
+def test_classes_that_look_alike_are_embedded_close_together():
+    """Six classes of noise about two patterns: three of each lie nearer to one another than to the others."""
+    rng = np.random.default_rng(0)
+    patterns = rng.uniform(60, 190, (2, 16, 16, 3))
+    by_class = [(patterns[c // 3] + rng.normal(0, 12, (8, 16, 16, 3))).clip(0, 255).astype(np.uint8) for c in range(6)]
+    pool = make_table(by_class, [f"class {c}" for c in range(6)], [0.5] * 3, [0.25] * 3)
+    done: list[int] = []
+    found = subsets.embed_classes(
+        load_probe("resnet10_narrow"), jax.device_put(pool), np.arange(6), 8, jax.random.key(0), 0, done.append
+    )
+    assert done == [1, 2, 3, 4, 5, 6]
+    gaps = pairwise_distances(found)
+    same = np.arange(6)[:, None] // 3 == np.arange(6)[None] // 3
+    assert gaps[same & ~np.eye(6, dtype=bool)].max() < gaps[~same].min()
+
+
+def test_classes_with_too_few_images_are_not_embedded_with_other_classes_images():
+    pool = union([table(3), table(3, images=4, value=100)])
+    with pytest.raises(InputError, match="class 'set100 class1' has 4 images, `images` is 6"):
+        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 4]), 6, jax.random.key(0), 0)
+    with pytest.raises(InputError, match="`rows` has 6: the table has 6 classes"):
+        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 6]), 4, jax.random.key(0), 0)
+    with pytest.raises(InputError, match="`images` is 0"):
+        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0]), 0, jax.random.key(0), 0)
