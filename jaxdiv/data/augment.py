@@ -46,7 +46,7 @@ class Draw(NamedTuple):
 _NUMBERS = 2 * _ATTEMPTS + 2 + 2 + 1 + 3 + 3
 
 
-def draw(numbers: Float[Array, "numbers"], kind: Augmentation, pixels: int) -> Draw:
+def draw(numbers: Float[Array, " numbers"], kind: Augmentation, pixels: int) -> Draw:
     """What becomes of one image of `pixels` x `pixels`, from uniform `numbers`; `kind` may hold traced values.
 
     One block of numbers for all images, instead of a key for each: that compiles and runs several times as fast.

@@ -190,7 +190,7 @@ def place(table: ImageTable, limit: int | None = None) -> ImageTable:
 
 def draw_classes(
     name: str, table: ImageTable, quotas: Sequence[int], images: int, seed: int
-) -> Int[np.ndarray, "classes"]:
+) -> Int[np.ndarray, " classes"]:
     """Rows of classes drawn from a table, `quotas` of each of its data sets, of those with at least `images` images.
 
     A class's lot depends on its name and the seed alone: a smaller draw is part of a larger one.
@@ -325,7 +325,7 @@ def prefetch(sample: Callable[[Array], Any], keys: Iterable[Array], depth: int =
             yield waiting.popleft().result()
 
 
-def read_images(table: ImageTable, rows: Int[ArrayLike, "images"]) -> Float[Array, "images h w c"]:
+def read_images(table: ImageTable, rows: Int[ArrayLike, " images"]) -> Float[Array, "images h w c"]:
     """Images by their rows, normalised as in tasks. Raises InputError for a row that the table has not; rows that are
     traced are the caller's care."""
     if not isinstance(rows, jax.core.Tracer):

@@ -12,14 +12,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
+from jaxdiv.files import locked, writing
+
 
 @dataclass(frozen=True)
 class Stored:
     """A table of one data set. `images` is memory-mapped; `split` is 0, 1, 2 for train, val, test."""
 
     images: UInt8[np.ndarray, "n h w c"]
-    count: Int[np.ndarray, "classes"]
-    split: Int[np.ndarray, "classes"]
+    count: Int[np.ndarray, " classes"]
+    split: Int[np.ndarray, " classes"]
     names: tuple[str, ...]
 
 

@@ -17,8 +17,8 @@ from jaxdiv.methods.learner import Learner, accuracy, cross_entropy
 class Evaluation(NamedTuple):
     """Per-task values: `accuracy` (share of query images) and `loss` (nats per query image)."""
 
-    accuracy: Float[np.ndarray, "tasks"]
-    loss: Float[np.ndarray, "tasks"]
+    accuracy: Float[np.ndarray, " tasks"]
+    loss: Float[np.ndarray, " tasks"]
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
     return Evaluation(np.asarray(share, np.float64), np.asarray(loss, np.float64))
 
 
-def mean_interval(values: Float[np.ndarray, "n"], level: float = 0.95) -> tuple[float, float]:
+def mean_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
     """Mean and the half-width of its interval, t·sem, taking the values as independent."""
     n = len(values)
     return float(values.mean()), float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))

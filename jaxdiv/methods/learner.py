@@ -31,11 +31,11 @@ class Learner(NamedTuple):
     adapt: Callable[[PyTree, PyTree, Array, Array, PRNGKeyArray], Predict]
 
 
-def cross_entropy(logits: Float[Array, "n ways"], labels: Int[Array, "n"]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "n ways"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """Mean cross-entropy, nats per image."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def accuracy(logits: Float[Array, "n ways"], labels: Int[Array, "n"]) -> Float[Array, ""]:
+def accuracy(logits: Float[Array, "n ways"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """The share of images whose largest logit is their label's."""
     return (logits.argmax(-1) == labels).mean(dtype=jnp.float32)

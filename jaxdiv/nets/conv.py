@@ -76,7 +76,7 @@ def kernel_grad(
     return _kernel_grad.bind(x, dy, image=x.shape[1:3], **where)
 
 
-def max_pool_2x2(x: Float[Array, "n h w c"], sign: Float[Array, "c"] | None = None) -> Float[Array, "n h2 w2 c"]:
+def max_pool_2x2(x: Float[Array, "n h w c"], sign: Float[Array, " c"] | None = None) -> Float[Array, "n h2 w2 c"]:
     """2x2 max-pool with stride 2; an odd last row or column is dropped, as in PyTorch.
 
     A tournament whose outcomes count as constants, so the pool is linear in `x` and its derivatives of every order

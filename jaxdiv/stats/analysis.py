@@ -16,8 +16,8 @@ STATISTICS = 4  # raised with every change of what is computed: an older study's
 def analyse(
     diversity: Sequence[Row],
     tested: Sequence[Row],
-    norms: Mapping[str, Float[np.ndarray, "tasks"]],
-    per_task: Mapping[tuple[str, str, str], Float[np.ndarray, "tasks"]],
+    norms: Mapping[str, Float[np.ndarray, " tasks"]],
+    per_task: Mapping[tuple[str, str, str], Float[np.ndarray, " tasks"]],
     shares: Mapping[str, Mapping[str, float]],
     controlled: bool = False,
 ) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Partial(NamedTuple):
 
 
 def partial_correlation(
-    x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], given: Mapping[str, Float[np.ndarray, "n"]]
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], given: Mapping[str, Float[np.ndarray, " n"]]
 ) -> Partial:
     """The correlation of what the covariates leave of x and of y.
 
@@ -160,7 +160,7 @@ def size_or_diversity(points: Sequence[Point]) -> list[Row]:
 
 
 def complexity_matched(
-    points: Sequence[Point], norms: Mapping[str, Float[np.ndarray, "tasks"]], largest_d: float = 0.5
+    points: Sequence[Point], norms: Mapping[str, Float[np.ndarray, " tasks"]], largest_d: float = 0.5
 ) -> dict[str, Any]:
     """R² over only those benchmarks whose Task2Vec complexity is alike, as the paper's future work proposes.
 
@@ -194,7 +194,7 @@ def complexity_matched(
 
 
 def pt_against_maml(
-    points: Sequence[Point], per_task: Mapping[tuple[str, str, str], Float[np.ndarray, "tasks"]]
+    points: Sequence[Point], per_task: Mapping[tuple[str, str, str], Float[np.ndarray, " tasks"]]
 ) -> list[Row]:
     """MAML against pre-training on the same test tasks of each benchmark, by effect size.
 

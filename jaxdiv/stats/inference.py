@@ -80,7 +80,7 @@ def p_of_r(r: float, n: int) -> float | None:
     return 2 * float(special.stdtr(n - 2, -abs(r) * math.sqrt((n - 2) / (1 - r * r))))
 
 
-def reliability(values: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> float:
+def reliability(values: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]) -> float:
     """The share of the values' variance that is not noise: 1 - mean squared standard error / variance, at least 0.
 
     Source: classical test theory. Needs 2 values that differ.

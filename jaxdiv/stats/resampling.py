@@ -49,7 +49,7 @@ def resample(
 
 
 def percentile_interval(
-    estimates: Float[np.ndarray, "draws"], n: int | None = None
+    estimates: Float[np.ndarray, " draws"], n: int | None = None
 ) -> tuple[float, float] | tuple[None, None]:
     """The central 95% of the draws; (None, None) where there is none.
 
@@ -63,7 +63,7 @@ def percentile_interval(
     return float(low), float(high)
 
 
-def permutation_p(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], draws: int, seed: int) -> float:
+def permutation_p(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], draws: int, seed: int) -> float:
     """The two-sided permutation p-value of r = 0: how often |r| is as large when x is dealt out anew.
 
     Exact where n! ≤ draws; else of `draws` random permutations, the observed one counted in, so never 0. On ranks it
@@ -85,7 +85,7 @@ def permutation_p(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], draws: i
     return float(found.pvalue)
 
 
-def leave_one_out(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def leave_one_out(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """R² with each benchmark left out in turn; NaN where the others do not vary. Needs n ≥ 2."""
     n = len(x)
     others = np.array([np.delete(np.arange(n), i) for i in range(n)])

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from jaxdiv.data.episodes import ImageTable, read_images, sample_batch, take
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.probes.resnet import Probe
+from jaxdiv.stats.controls import LEVELS
 from jaxdiv.task2vec.embedding import embed_tasks
 
 _STARTS = 6  # random starts of one search
@@ -23,7 +24,7 @@ _STARTS = 6  # random starts of one search
 def embed_classes(
     probe: Probe,
     pool: ImageTable,
-    rows: Int[np.ndarray, "classes"],
+    rows: Int[np.ndarray, " classes"],
     images: int,
     key: PRNGKeyArray,
     seed: int,
@@ -46,18 +47,18 @@ def embed_classes(
     return np.stack(found)
 
 
-def mean_distance(distances: Float[np.ndarray, "classes classes"], rows: Int[np.ndarray, "chosen"]) -> float:
+def mean_distance(distances: Float[np.ndarray, "classes classes"], rows: Int[np.ndarray, " chosen"]) -> float:
     """The mean distance between two different ones of `rows`."""
     return float(distances[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].mean())
 
 
 def choose(
     distances: Float[np.ndarray, "classes classes"],
-    kinds: Int[np.ndarray, "classes"],
+    kinds: Int[np.ndarray, " classes"],
     classes: int,
     subsets: int,
     seed: int,
-) -> dict[str, Int[np.ndarray, "chosen"]]:
+) -> dict[str, Int[np.ndarray, " chosen"]]:
     """Subsets by name, `low-1` to `high-N`: rows of `classes` classes, as many of each kind.
 
     Subset n of every level is chosen from the n-th of `subsets` parts of the classes, dealt out at random: the levels
