@@ -256,7 +256,8 @@ def differences(points: Sequence[Mapping[str, Any]], draws: int = 9999, seed: in
     high: `difference_interval` of the two r's intervals, squared, which knows that the methods share benchmarks and
     their diversity. boot_low, boot_high: percentiles over resamples as in `correlations`, both methods' values of a
     benchmark together. statistic, p_value: `williams`, of the two |r|, since R² does not know their signs. p_holm:
-    over the rows of a metric and test set; decided: p_holm < .05. Undefined numbers are None, and `note` says why.
+    over the rows of a metric and test set. decided: p_holm < .05 and no zero in the interval, which is wider than the
+    test is sharp where two methods' values hardly differ. Undefined numbers are None, and `note` says why.
     """
     averaged = average_seeds(points)
     rows = []
@@ -321,11 +322,12 @@ def _estimate(r: float, n: int) -> tuple[float, float, float]:
 
 
 def _decide(rows: Sequence[dict[str, Any]]) -> None:
-    """Sets p_holm and decided, by metric and test set."""
+    """Sets p_holm and decided, by metric and test set: a verdict that its own interval contradicts would be none."""
     for family in {(row["metric"], row["test_set"]) for row in rows}:
         mine = [row for row in rows if (row["metric"], row["test_set"]) == family]
         for row, adjusted in zip(mine, holm([row["p_value"] for row in mine]), strict=True):
-            row |= {"p_holm": adjusted, "decided": adjusted is not None and adjusted < 0.05}
+            apart = row["low"] is not None and row["high"] is not None and not row["low"] <= 0 <= row["high"]
+            row |= {"p_holm": adjusted, "decided": adjusted is not None and adjusted < 0.05 and apart}
 
 
 def from_summaries(r2: Mapping[str, Mapping[str, float]], n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

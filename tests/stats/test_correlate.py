@@ -244,6 +244,15 @@ def test_a_method_that_follows_diversity_is_told_from_one_that_does_not():
     assert 0 < row["low"] < row["difference"] < row["high"] <= 1 and row["boot_low"] > 0 and row["p_holm"] < 0.01
 
 
+def test_a_difference_whose_interval_holds_zero_is_undecided_whatever_its_p_value():
+    # Williams' test is sharp where two methods' values hardly differ; the interval of the difference is not.
+    shared = np.random.default_rng(1).normal(size=8)
+    first, second = (lambda b, e: b + shared[b] + 1e-3 * e), (lambda b, e: b + 1.3 * shared[b] + 1e-3 * e)
+    row = correlate.differences(two_methods(first, second, n=8), DRAWS)[0]
+    assert row["p_holm"] < 0.001 and row["low"] < 0 < row["high"]
+    assert not row["decided"]
+
+
 def test_equal_r2_of_opposite_sign_do_not_differ():
     row = correlate.differences(two_methods(lambda b, e: b + e, lambda b, e: -b + e), DRAWS)[0]
     assert row["low"] < 0 < row["high"] and row["p_value"] > 0.05 and not row["decided"]
@@ -273,7 +282,7 @@ def test_differences_are_corrected_within_a_metric_and_test_set():
     for metric, test_set in {(r["metric"], r["test_set"]) for r in rows}:
         mine = [r for r in rows if (r["metric"], r["test_set"]) == (metric, test_set)]
         assert [r["p_holm"] for r in mine] == inference.holm([r["p_value"] for r in mine])
-        assert all(r["decided"] == (r["p_holm"] < 0.05) for r in mine)
+        assert all(r["decided"] == (r["p_holm"] < 0.05 and not r["low"] <= 0 <= r["high"]) for r in mine)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
