@@ -222,8 +222,8 @@ def differences_table(rows: Sequence[Row], name: str = "differences", title: str
     ]
     text = (
         "The first method's R² minus the other's. Holm: over the differences of the same metric and test set. "
-        "Decided: p, Holm < .05 and an interval without 0. Undecided: the data do not tell the two apart, which is not to "
-        "say that they are equal."
+        "Decided: p, Holm < .05 and an interval without 0. Undecided: the data do not tell the two apart, which is not "
+        "to say that they are equal."
     )
     return _table(name, title or "Differences between methods' R²", text, columns, rows)
 
