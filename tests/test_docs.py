@@ -10,7 +10,8 @@ from jaxdiv import cli
 from jaxdiv.configs import default
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "BUILD.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bench" / "RESULTS.md"]
+PAGES = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), ROOT / "bench" / "RESULTS.md"]
 NAMED = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 
 
