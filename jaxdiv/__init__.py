@@ -10,29 +10,7 @@ if sys.argv[:1] == ["-m"]:  # only while `python -m` locates its module, which i
         print(f"error: {_asked} is no command: the modules of jaxdiv are a library; {hint}", file=sys.stderr)
         sys.exit(2)
 
-from jaxdiv.data.benchmarks import DataSettings, load_benchmark
-from jaxdiv.data.episodes import sample_tasks
-from jaxdiv.methods.maml import meta_gradient
-from jaxdiv.probes.weights import load_probe
-from jaxdiv.stats.regression import r_squared
-from jaxdiv.task2vec.coefficient import cross_diversity, diversity, pairwise_distances
-from jaxdiv.task2vec.embedding import embed_benchmark
-from jaxdiv.task2vec.fisher import embed, fisher, fit_head
-from jaxdiv.version import __version__
+import lazy_loader
 
-__all__ = [
-    "DataSettings",
-    "__version__",
-    "cross_diversity",
-    "diversity",
-    "embed",
-    "embed_benchmark",
-    "fisher",
-    "fit_head",
-    "load_benchmark",
-    "load_probe",
-    "meta_gradient",
-    "pairwise_distances",
-    "r_squared",
-    "sample_tasks",
-]
+# What __init__.pyi imports, each name when it is first used: `jaxdiv --help` and a mistake in a flag need no jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

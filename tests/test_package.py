@@ -71,7 +71,7 @@ def names(wheel):
 def test_the_wheel_has_every_module_every_configuration_and_every_table_of_facts(wheel):
     held = names(wheel)
     for folder, place in (("jaxdiv", "jaxdiv"), ("configs", "jaxdiv/configs")):
-        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".json", ".typed")]
+        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".pyi", ".json", ".typed")]
         assert files
         assert {f"{place}/{path.relative_to(ROOT / folder)}" for path in files} <= held
     assert not {name for name in held if name.startswith(("tests", "bench", "configs", "launch"))}
