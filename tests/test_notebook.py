@@ -16,10 +16,10 @@ SETTINGS = """
 PIXELS, TASKS = 8, 3
 PROBE, WEIGHTS = "resnet10_narrow", None
 STUDY = '''
-  --config.benchmarks="('gauss-0.1','gauss-0.5','gauss-1.5')" --config.methods="('pt','fo_maml_5')"
+  --config.benchmarks="('gauss-0.1','gauss-0.5','gauss-1.5')" --config.methods="('pt',)"
   --config.task.shots=1 --config.task.queries=2 --config.data.images=4
   --config.probe.tasks=3 --config.probe.pixels=8 --config.learner.width=4 --config.evaluation.tasks=4
-  --config.pt.steps=10 --config.maml.steps=2
+  --config.pt.steps=10
 '''
 """
 
@@ -84,7 +84,7 @@ def test_every_picture_is_shown(run):
 def test_the_studys_report_is_shown_inline(run):
     outputs, folder = run
     study = said(outputs["study"])
-    assert "] train/gauss-0.5/fo_maml_5/seed0: done" in study and "report: study/report/report.html" in study
+    assert "] train/gauss-0.5/pt/seed0: done" in study and "report: study/report/report.html" in study
     assert "\x1b[" not in study, "a terminal's control codes"
     (shown,) = outputs["report"]
     (inside,) = re.findall(r'srcdoc="([^"]*)"', shown.data["text/html"])
