@@ -114,7 +114,8 @@ def test_drop_blocks_drops_its_rate_in_squares_and_keeps_the_mean():
     y = drop_blocks(jax.random.key(0), x, 0.1, 5)
     # Overlapping squares drop a little less than the rate (Ghiasi et al. 2018, section 3.1).
     assert 0.07 < float((y == 0).mean()) < 0.1
-    assert float(y.mean()) == pytest.approx(1.0, abs=1e-5)
+    # The scale is a float32 sum of 160,000 values, which older XLA (jax 0.8 at least) has to 8e-5.
+    assert float(y.mean()) == pytest.approx(1.0, abs=2e-4)
     dropped = np.asarray(y[:, :, :, 0] == 0)
     for image in dropped:
         for row, column in zip(*np.nonzero(image), strict=True):

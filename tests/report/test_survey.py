@@ -115,7 +115,8 @@ def test_two_folders_stand_side_by_side_in_one_report(both, photos):
         np.load(workdir / f"units/diversity/{name}/resnet10_narrow/arrays.npz")["embeddings"]
         for name in ("photos", "noise-b")
     ]
-    assert cross["photos", "noise-b"] == cross["noise-b", "photos"] == pytest.approx(cross_diversity(*stored).value)
+    between = pytest.approx(cross_diversity(*stored).value)
+    assert cross["photos", "noise-b"] == between and cross["noise-b", "photos"] == between
     assert cross["noise-b", "noise-b"] == float(rows[1]["diversity"])
     (pair,) = csv.DictReader((workdir / "report" / "differences.csv").open())
     expected = float(rows[0]["diversity"]) - float(rows[1]["diversity"])
