@@ -39,7 +39,7 @@ def test_negative_correlation_keeps_its_sign_and_an_ordered_interval():
 def test_smallest_significant_r2_has_a_p_value_of_five_percent():
     r = math.sqrt(regression.smallest_significant_r2(12))
     t = r * math.sqrt(10 / (1 - r * r))
-    assert 2 * stats.t.sf(t, 10) == pytest.approx(0.05, abs=1e-10)  # SciPy 1.11 has Student's t to 2e-12
+    assert 2 * stats.t.sf(t, 10) == pytest.approx(0.05, abs=1e-10)  # SciPy has Student's t to 2e-12
     assert regression.smallest_significant_r2(2) is None
 
 
