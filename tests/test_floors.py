@@ -18,8 +18,8 @@ FLOORS = {
     "probes": {"nets"},
     "task2vec": {"data", "nets", "probes"},
     "methods": {"data", "nets"},
-    "stats": set(),
-    "report": {"data", "stats", "task2vec"},
+    "stats": {"methods"},  # their names and families, from the registry
+    "report": {"data", "methods", "stats", "task2vec"},
     "study": {"data", "nets", "probes", "task2vec", "methods", "stats", "report"},
 }
 
@@ -56,6 +56,8 @@ def test_every_module_is_in_a_package_or_at_the_foot_and_the_command_alone_runs_
 
 def test_the_statistics_know_neither_jax_nor_a_drawing():
     outside = {name.split(".")[0] for path in (PACKAGE / "stats").glob("*.py") for name in imports(path)}
+    methods = {name for path in (PACKAGE / "stats").glob("*.py") for name in imports(path) if ".methods" in name}
+    assert {name.rpartition(".")[0] for name in methods} <= {"jaxdiv.methods.registry"}
     assert outside & {"jax", "flax", "optax", "matplotlib", "rich", "PIL"} == set()
 
 

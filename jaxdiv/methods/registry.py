@@ -1,73 +1,40 @@
-"""Which methods there are, and a method's name -> its learner."""
+"""Which methods there are: what configuration, statistics, figures and words know of each. Imports no JAX."""
 
-from functools import cache
+from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
-from jaxdiv.methods import maml, pretrain
-from jaxdiv.methods.learner import Learner
-from jaxdiv.nets.network import Network, make_network
-
-METHODS: dict[str, tuple[int, bool] | None] = {  # inner steps, first order; None: supervised pre-training
-    "pt": None,
-    "fo_maml_5": (5, True),
-    "fo_maml_10": (10, True),
-    "ho_maml_5": (5, False),
-    "ho_maml_10": (10, False),
-}
-ADAPTS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",)}  # what the inner loop changes
+FAMILIES = ("pretraining", "maml")
 
 
-def inner_loop(method: str) -> tuple[int, bool] | None:
-    """A method's inner steps and whether it is first order: `METHODS`, and MAML of any other number of steps."""
-    if method in METHODS:
-        return METHODS[method]
-    order, _, steps = method.split("_")
-    return int(steps), order == "fo"
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a method without running it.
 
-
-def with_steps(method: str, steps: int) -> str:
-    """The MAML method of the same order with so many inner steps."""
-    return f"{method.rpartition('_')[0]}_{steps}"
-
-
-# Cached, so that a method compiles once for all benchmarks: jit knows a function by its identity.
-@cache
-def make_learner(
-    method: str,
-    net: tuple,
-    ways: int,
-    classes: int,
-    batch_norm: str,
-    inner: tuple,
-    dropout: bool,
-    mesh: Mesh | None,
-) -> Learner:
-    """The learner of a method.
-
-    Args:
-      net: name, pixels, width, dropout and compute type, as `make_network` takes them.
-      classes: of the train split, which pre-training tells apart.
-      inner: inner rate, remat, what adapts (a name in ADAPTS), whether rates are learned, whether task gradients are
-        summed.
-      dropout: whether MAML drops in a test too.
+    Attributes:
+      family: one of FAMILIES: what it is compared as ("MAML against PT").
+      label: its name as a reader sees it.
+      inner_steps, first_order: of MAML's inner loop.
     """
-    kind, (rate, remat, adapts, learned_rates, summed) = inner_loop(method), inner
-    if kind is None:
-        return pretrain.learner(_network(*net, classes), ways, batch_norm)
-    return maml.learner(
-        _network(*net, ways),
-        *(kind[0], rate, kind[1]),
-        remat=remat,
-        adapts=ADAPTS[adapts],
-        learned_rates=learned_rates,
-        batch_norm=batch_norm,
-        test_dropout=dropout,
-        summed=summed,
-        mesh=mesh,
-    )
+
+    family: str
+    label: str
+    inner_steps: int = 0
+    first_order: bool = True
 
 
-@cache
-def _network(name: str, pixels: int, width: int, dropout: float, compute: str, ways: int) -> Network:
-    return make_network(name, ways, pixels, width, dropout, compute)
+METHODS = {  # in the study's order
+    "pt": Entry("pretraining", "PT"),
+    "fo_maml_5": Entry("maml", "FO-MAML 5 steps", 5),
+    "fo_maml_10": Entry("maml", "FO-MAML 10 steps", 10),
+    "ho_maml_5": Entry("maml", "HO-MAML 5 steps", 5, first_order=False),
+    "ho_maml_10": Entry("maml", "HO-MAML 10 steps", 10, first_order=False),
+}
+
+
+def family(method: str) -> str:
+    """A method's family; of a name that is not in METHODS, MAML's: another number of steps."""
+    return METHODS[method].family if method in METHODS else "maml"
+
+
+def label(method: str) -> str:
+    """A method's name as a reader sees it; of one that is not in METHODS, its own."""
+    return METHODS[method].label if method in METHODS else method

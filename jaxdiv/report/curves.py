@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdiv.files import replacing
+from jaxdiv.methods.registry import METHODS
 from jaxdiv.report.plotting import RC, STYLES
 from jaxdiv.report.wording import method_name
-from jaxdiv.stats.correlate import METHODS, in_order
+from jaxdiv.stats.correlate import in_order
 
 _WIDE, _TALL, _COLUMNS = 4.2, 3.2, 3  # inches a panel, panels a row
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiv.methods.registry import METHODS
 from jaxdiv.report.plotting import (
     GRID,
     INK,
@@ -23,7 +24,7 @@ from jaxdiv.report.plotting import (
     render,
 )
 from jaxdiv.report.wording import method_name, p_text, plain, r2_text, span
-from jaxdiv.stats.correlate import METHODS, METRICS, TEST_SETS, in_order
+from jaxdiv.stats.correlate import METRICS, TEST_SETS, in_order
 from jaxdiv.stats.regression import trend_band
 
 _X = "Task2Vec diversity coefficient\n(cosine distance, 0–1)"

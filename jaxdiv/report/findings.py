@@ -9,9 +9,10 @@ from typing import Any
 
 from scipy import special
 
+from jaxdiv.methods.registry import METHODS
 from jaxdiv.report.wording import AGGREGATES, method_name, p_text, r2_cell, r2_text, short, span, test_set_names
 from jaxdiv.stats.controls import NOTHING, ONE_SIZE
-from jaxdiv.stats.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, listed
+from jaxdiv.stats.correlate import METRICS, TEST_SETS, average_seeds, in_order, listed
 from jaxdiv.stats.regression import r_squared, smallest_significant_r2
 
 Row = Mapping[str, Any]

@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdiv.stats.correlate import METHODS, TEST_SETS, in_order
+from jaxdiv.methods.registry import METHODS, label
+from jaxdiv.stats.correlate import TEST_SETS, in_order
 
 Row = Mapping[str, Any]
 DASH = "–"
@@ -17,7 +18,7 @@ AGGREGATES = {"all": "all methods on average", "maml minus pt": "MAML minus PT"}
 
 def method_name(method: str) -> str:
     """The name a reader sees: "fo_maml_5" is "FO-MAML 5 steps"."""
-    return {**METHODS, **AGGREGATES}.get(method, method)
+    return AGGREGATES.get(method) or label(method)
 
 
 def test_set_names(rows: Sequence[Row], fixed_test_set_name: str | None = None) -> dict[str, str]:

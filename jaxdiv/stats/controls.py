@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from jaxdiv.stats.correlate import METHODS, METRICS, TEST_SETS, average_seeds, in_order, in_words, listed
+from jaxdiv.methods.registry import METHODS
+from jaxdiv.stats.correlate import METRICS, TEST_SETS, average_seeds, in_order, in_words, listed
 from jaxdiv.stats.inference import holm, p_of_r, r_interval
 from jaxdiv.stats.regression import r_squared, varies
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from jaxdiv.errors import InputError
+from jaxdiv.methods.registry import METHODS
 from jaxdiv.stats.inference import (
     corrected,
     difference_interval,
@@ -41,13 +42,6 @@ from jaxdiv.stats.resampling import (
     row_spearman,
 )
 
-METHODS = {
-    "pt": "PT",
-    "fo_maml_5": "FO-MAML 5 steps",
-    "fo_maml_10": "FO-MAML 10 steps",
-    "ho_maml_5": "HO-MAML 5 steps",
-    "ho_maml_10": "HO-MAML 10 steps",
-}
 METRICS = {"accuracy": "accuracy", "loss": "cross-entropy"}
 TEST_SETS = ("own", "fixed")
 

@@ -27,14 +27,14 @@ from jaxdiv.data.folder import fingerprint
 from jaxdiv.files import replacing
 from jaxdiv.methods import evaluate, train
 from jaxdiv.methods.learner import Learner
-from jaxdiv.methods.registry import inner_loop, make_learner, with_steps
+from jaxdiv.methods.make import inner_loop, make_learner, with_steps
+from jaxdiv.methods.registry import family
 from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
 from jaxdiv.report import report, survey
 from jaxdiv.report.curves import Curve, read_curve, write_curves
 from jaxdiv.stats.analysis import STATISTICS, analyse
 from jaxdiv.study import subsets
 from jaxdiv.study.settings import (
-    METHODS,
     STAGES,
     benchmark_names,
     check,
@@ -306,7 +306,7 @@ class Maker:
 
     def training(self, benchmark: str, method: str, seed: int) -> Unit:
         config, training = self.config, dict(self.config.training)
-        supervised = METHODS[method] is None
+        supervised = family(method) == "pretraining"
         mine = config.pt if supervised else config.maml
         if not supervised and mine.train_inner_steps:
             method = with_steps(method, mine.train_inner_steps)  # methods that differ in the test alone share it

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from jaxdiv.data import benchmarks, own
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.files import replacing
-from jaxdiv.methods.registry import ADAPTS, METHODS
+from jaxdiv.methods.make import ADAPTS
+from jaxdiv.methods.registry import METHODS
 from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.resnet import ARCHITECTURES

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from jaxdiv.errors import InputError
+from jaxdiv.methods.registry import METHODS
 from jaxdiv.report import published
 from jaxdiv.stats import correlate, inference
 
@@ -41,7 +42,7 @@ def points(benchmarks=6, methods=("pt", "ho_maml_10"), test_sets=("own", "fixed"
 
 
 def test_correlations_give_each_method_metric_and_test_set_once():
-    rows = correlate.correlations(points(methods=tuple(correlate.METHODS)))
+    rows = correlate.correlations(points(methods=tuple(METHODS)))
     assert len(rows) == 5 * 2 * 2
     assert len({(r["method"], r["metric"], r["test_set"]) for r in rows}) == 20
     assert all(r["n"] == 6 and r["note"] == "" for r in rows)
@@ -82,7 +83,7 @@ def test_published_values_are_found_under_any_spelling():
     assert published.paper_diversity("flowers", "ResNet-34") == (0.117, 0.00234)
     assert published.paper_diversity("my_photos", "resnet18") is None
     assert published.paper_diversity("mio", "resnet50") is None
-    assert set(published.PAPER_TABLE2) == set(correlate.METHODS)
+    assert set(published.PAPER_TABLE2) == set(METHODS)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_differences_are_over_the_benchmarks_that_both_methods_have():
 
 
 def test_differences_are_corrected_within_a_metric_and_test_set():
-    rows = correlate.differences(points(6, methods=tuple(correlate.METHODS)), DRAWS)
+    rows = correlate.differences(points(6, methods=tuple(METHODS)), DRAWS)
     assert len(rows) == 10 * 2 * 2
     for metric, test_set in {(r["metric"], r["test_set"]) for r in rows}:
         mine = [r for r in rows if (r["metric"], r["test_set"]) == (metric, test_set)]

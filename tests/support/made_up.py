@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from jaxdiv.methods import registry
 from jaxdiv.stats import controls, correlate
 from jaxdiv.stats.controls import LEVELS
 
-METHODS = tuple(correlate.METHODS)
+METHODS = tuple(registry.METHODS)
 DRAWS = 99  # of a bootstrap: what the report does with its ends is tested, not the ends
 
 
