@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             # a benchmark by its name, by default the folder's; "images" is the benchmark of all of them together.
             "images": "",
             # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
-            # `data.augment.diversity` where they are empty (study/settings.py). "jaxdiv", or "paper": as its Table 1.
+            # `data.augment.diversity` where they are empty (study/config.py). "jaxdiv", or "paper": as its Table 1.
             "preset": "jaxdiv",
             "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),
             "seeds": (0,),  # training runs of each benchmark and method
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
                 # photographs), in the tasks that diversity is measured on (None: the preset's) and in training.
                 "augment": {"diversity": placeholder(bool), "training": False},
                 "classes": (32, 8, 16),  # train, val, test classes of a generated benchmark
-                "images": 20,  # and its images per class
+                "images_per_class": 20,
             },
             "controlled": {  # the controlled experiment: see configs/controlled.py
                 "pool": "",  # the benchmark whose train classes are drawn from, instead of `benchmarks`
@@ -80,16 +80,16 @@ def get_config() -> ConfigDict:
                 "compute": "float32",  # or bfloat16, of the convolutions
                 "batch_norm": "transductive",  # or support_statistics, or running: see jaxdiv/nets/network.py
             },
-            "pt": {"steps": 200, "batch": 64, "learning_rate": 1e-3},
+            "pt": {"steps": 200, "batch_size": 64, "learning_rate": 1e-3},
             "maml": {
                 "steps": 30,
                 "meta_batch": 2,
                 "learning_rate": 3e-3,
-                "inner_rate": 0.1,
+                "inner_lr": 0.1,
                 "train_inner_steps": 0,  # 0: as many as in a test, which the method's name says; the study's code: 5
-                "adapts": "all",  # head: ANIL
-                "learned_rates": False,  # Meta-SGD: an inner rate for each parameter
-                "summed": False,  # gradients of a meta-batch added up, as in the study's code, instead of averaged
+                "inner_params": "all",  # what the inner loop changes; "head": ANIL
+                "learn_inner_lr": False,  # Meta-SGD: an inner learning rate for each parameter
+                "grad_reduction": "mean",  # of the gradients of a meta-batch; the study's code has their "sum"
                 "remat": False,  # recompute activations: memory that hardly grows with the inner steps
             },
             "training": {
@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
                 "schedule": "constant",  # or cosine
                 "warmup": 0,  # steps
                 "weight_decay": 0.0,  # adamw's
-                "clip": 0.0,  # global norm of a gradient; 0: none
+                "grad_clip_norm": 0.0,  # global norm of a gradient; 0: none
                 "minutes": 0.0,  # a unit's at most; 0: no limit
                 "validate_every": 0,  # steps; 0: never. Tests then use the best checkpoint instead of the last
                 "validation_tasks": 50,

@@ -1,6 +1,6 @@
 """A user's mistake: one clear line, and the nearest name that exists.
 
-The library's messages name its arguments, in backticks; `settings.in_flags` makes them the command's flags.
+The library's messages name its arguments, in backticks; `study.flags.in_flags` makes them the command's flags.
 """
 
 import difflib

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxdiv.study.units import Report, Unit
+from jaxdiv.study.unit import ProgressFn, Unit
 
 
 class Watch:
@@ -43,7 +43,7 @@ class Watch:
         if not self._bars.disable:  # rich before 14.3 would print an empty line
             self._bars.stop()
 
-    def start(self, unit: Unit) -> Report:
+    def start(self, unit: Unit) -> ProgressFn:
         """Show `unit` as the present one; the result reports its share done."""
         self._number += 1
         self._unit_began = time.monotonic()

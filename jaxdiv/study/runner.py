@@ -1,6 +1,7 @@
-"""Running a study: its units in their order, only those that are lacking, and what is shown at the end."""
+"""Running a study: its units in their order, only those that are missing, and what is shown at the end."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -9,56 +10,65 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv.errors import InputError
+from jaxdiv.files import replacing
 from jaxdiv.methods import train
 from jaxdiv.report import report, survey
 from jaxdiv.report.findings import conclusion, true_beside_measured
-from jaxdiv.study.plan import Maker
+from jaxdiv.study import config as door
+from jaxdiv.study import manifest, planner
+from jaxdiv.study.flags import in_flags
+from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
-from jaxdiv.study.settings import check_stages, claim, in_flags
-from jaxdiv.study.units import Unit, needed
+from jaxdiv.study.unit import Unit, needed
 
 
 @in_flags()
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
     """Run what `stages` of the study still lack. Returns the exit code: 1 if a unit failed.
 
-    Raises InputError for a configuration or a workdir that cannot be used.
+    Raises InputError for what cannot be used: of all that is known beforehand, before anything is written.
     """
-    stages = check_stages(stages)
-    maker = Maker(config, workdir)
-    config, units = maker.config, maker.plan()
+    stages = planner.check_stages(stages)
+    plan = planner.plan(door.read(config), workdir)
+    todo = [unit for unit in plan.units if unit.stage in stages and not unit.done]
     leads = jax.process_index() == 0
-    if not leads:
-        console = Console(quiet=True)
     if leads:
-        maker.check_inputs(unit for unit in units if unit.stage in stages and not unit.done)
-        claim(workdir, config)
-    _all_here("claim")
-    todo = [unit for unit in units if unit.stage in stages and not unit.done]
-    _all_here("todo")
-    console.print(f"{workdir}: {len(units)} units, {len(todo)} to run", highlight=False)
+        planner.check_files(plan, todo)
+        planner.check_sizes(plan, todo)
+        _record(plan)
+    else:
+        console = Console(quiet=True)
+    _all_here("planned")
+    console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
     failures: list[dict[str, str]] = []
     with Watch(console, todo) as watch:
-        for unit in todo:
+        for number, unit in enumerate(todo):
+            if number and unit.stage != "prepare" and todo[number - 1].stage == "prepare":
+                planner.check_sizes(plan, todo[number:])
             if reason := _attempt(unit, watch, failures):
                 failures.append({"unit": unit.name, "reason": reason})
-    if not leads:
-        return 1 if failures else 0
-    for failure in failures:
-        console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
-    if "prepare" in stages and not failures:
-        maker.show_data(units, console)
-    if not config.methods:
-        if "report" in stages:
-            _show_survey(maker, units, workdir / "report" / "report.html", console)
-        return 1 if failures else 0
-    correlated = maker.correlation(units)
-    if "correlate" in stages and not correlated.done:
-        correlated.execute(_silent)
-    if "report" in stages:
-        unit = maker.report(needed(correlated, "report"), failures)
-        _show_report(unit, workdir / "report" / "report.html", config.evaluation.fixed_test_set, console)
+    if leads:
+        _conclude(plan, stages, failures, console)
     return 1 if failures else 0
+
+
+@in_flags()
+def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
+    """Say of each unit whether it is done, would resume or would run. Writes nothing.
+
+    Raises InputError as `run`, where a file that would be needed is missing after the list.
+    """
+    stages = planner.check_stages(stages)
+    plan = planner.plan(door.read(config), workdir)
+    units = [unit for unit in plan.units if unit.stage in stages]
+    for unit in units:
+        step = train.latest_step(unit.folder)
+        state = "done" if unit.done else f"resume from step {step}" if step else "run"
+        settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
+        console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
+    missing = [unit for unit in units if not unit.done]
+    planner.check_files(plan, missing)
+    planner.check_sizes(plan, missing)
 
 
 def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | None:
@@ -70,9 +80,13 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
     if not lost:
         for need in unit.inputs:
             needed(need, unit.name)
+        leads = jax.process_index() == 0
+        if leads:
+            unit.begin()
+        _all_here(f"begin {unit.name}")
         try:
             # Hosts of one job train together; what does not need them all is the first one's.
-            if unit.stage == "train" or jax.process_index() == 0:
+            if unit.stage == "train" or leads:
                 unit.execute(progress)
         except train.Diverged as error:
             reason = str(error)
@@ -91,60 +105,76 @@ def _all_here(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
+def _record(plan: Plan) -> None:
+    """`study.json`: what was last asked for in this workdir. It decides nothing."""
+    file, text = plan.workdir / "study.json", json.dumps(door.flat(plan.study), indent=1)
+    try:
+        plan.workdir.mkdir(parents=True, exist_ok=True)
+        if not file.exists() or file.read_text() != text:
+            with replacing(file) as temporary:
+                temporary.write_text(text)
+    except OSError as error:
+        raise InputError(
+            f"workdir {plan.workdir} cannot be written ({error.strerror}): choose another --workdir"
+        ) from None
+
+
 def _out_of_memory(stage: str) -> str:
     if stage == "train":
-        lower = "--config.maml.meta_batch or --config.pt.batch, or set --config.maml.remat=true"
-    elif stage in ("select", "diversity"):
+        lower = "--config.maml.meta_batch or --config.pt.batch_size, or set --config.maml.remat=true"
+    elif stage in ("select", "embed"):
         lower = "--config.probe.pixels"
     else:
         lower = "--config.learner.pixels or --config.learner.width"
-    return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command goes on from here"
+    return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command resumes from here"
 
 
-def _show_report(unit: Unit, page: Path, test_set: str, console: Console) -> None:
-    """Write the report unless it is there, and show its tables and its answer. test_set: the fixed one."""
-    if not unit.done or not page.exists():
+def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]], console: Console) -> None:
+    """What comes after the units: the data folder, statistics over all that is done, the report."""
+    for failure in failures:
+        console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
+    if "prepare" in stages and not failures and (file := manifest.write(plan)):
+        console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
+    if not plan.study.methods:
+        if "report" in stages:
+            _report(planner.reporting(plan, None), console)
+            for part in survey.terminal(planner.surveyed(plan), console.width):
+                console.print(part, highlight=False, markup=False)
+            _say_where(plan, console)
+        return
+    correlated = planner.correlation(plan)
+    if "correlate" in stages and not correlated.done:
+        correlated.begin()
+        correlated.execute(_silent)
+    if "report" in stages:
+        _report(planner.reporting(plan, needed(correlated, "report"), failures), console)
+        _show_tables(plan, correlated, console)
+        _say_where(plan, console)
+
+
+def _report(unit: Unit, console: Console) -> None:
+    """Write the report unless it is there."""
+    if not unit.done or not (unit.folder / "report.html").exists():
         with console.status("drawing the report"):
             unit.execute(_silent)
-    found = unit.inputs[0].result
+
+
+def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:
+    """A study's tables and its answer."""
+    found = correlated.result["tables"]
     first, second = report.terminal_tables(found["diversity"], found["correlations"], console.width, found["points"])
     say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
     console.print(first)
     if scales := true_beside_measured(found["diversity"]):
         say(scales)
     console.print(second)
-    say(conclusion(found, test_set))
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    say(conclusion(found, plan.study.evaluation.fixed_test_set))
 
 
-def _show_survey(maker: Maker, units: Iterable[Unit], page: Path, console: Console) -> None:
-    """Write the report of a study that trains nothing, unless it is there, and show what it says."""
-    found = maker.surveyed(units)
-    unit = maker.survey(units, found)
-    if not unit.done or not page.exists():
-        with console.status("drawing the report"):
-            unit.execute(_silent)
-    for part in survey.terminal(found, console.width):
-        console.print(part, highlight=False, markup=False)
+def _say_where(plan: Plan, console: Console) -> None:
+    page = plan.workdir / "report" / "report.html"
     console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _silent(share: float, note: str) -> None:
     pass
-
-
-@in_flags()
-def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
-    """Say of each unit whether it is done, would resume or would run. Writes nothing.
-
-    Raises InputError as `run`, where a file that would be needed is missing after the list.
-    """
-    stages = check_stages(stages)
-    maker = Maker(config, workdir)
-    units = [unit for unit in maker.plan() if unit.stage in stages]
-    for unit in units:
-        step = train.latest_step(unit.scratch)
-        state = "done" if unit.done else f"resume from step {step}" if step else "run"
-        settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
-        console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
-    maker.check_inputs(unit for unit in units if not unit.done)

@@ -65,13 +65,9 @@ def choose(
     compare within a part, and two parts share no class, so that they are independent. Raises InputError where a part
     leaves no choice.
     """
+    check_choice(kinds, classes, subsets)
     rng = np.random.default_rng(seed)
     each = classes // (kinds.max() + 1)
-    if np.bincount(kinds).min() < 2 * subsets * each:
-        raise InputError(
-            f"the pool has {np.bincount(kinds).min()} classes of one data set, too few for {subsets} subsets "
-            f"of {each} and a choice: lower `classes` or `subsets`"
-        )
     found: dict[str, np.ndarray] = {}
     dealt = [np.array_split(rng.permutation(np.flatnonzero(kinds == kind)), subsets) for kind in np.unique(kinds)]
     for number in range(1, subsets + 1):
@@ -83,6 +79,16 @@ def choose(
         for level, rows in zip(LEVELS, (low, middle, high), strict=True):
             found[f"{level}-{number}"] = np.sort(part[rows])
     return {name: found[name] for level in LEVELS for name in found if name.startswith(level)}
+
+
+def check_choice(kinds: Int[np.ndarray, " classes"], classes: int, subsets: int) -> None:
+    """Raise InputError where classes of these data sets (`kinds`) leave no choice of subsets."""
+    each = classes // (kinds.max() + 1)
+    if np.bincount(kinds).min() < 2 * subsets * each:
+        raise InputError(
+            f"the pool has {np.bincount(kinds).min()} classes of one data set, too few for {subsets} subsets "
+            f"of {each} and a choice: lower `classes` or `subsets`"
+        )
 
 
 def _search(distances: np.ndarray, kinds: np.ndarray, each: int, target: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,239 @@
+"""The door of a study: a ConfigDict comes in, a frozen `Study` that has checked itself goes out."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from jaxdiv.data import benchmarks, own
+from jaxdiv.errors import InputError, unknown
+from jaxdiv.methods.registry import METHODS
+from jaxdiv.probes.weights import IMAGENET
+from jaxdiv.stats.controls import LEVELS
+from jaxdiv.study import sections
+from jaxdiv.study.flags import in_flags
+
+# How diversity is measured, as a named whole: what `--config.preset` sets of the fields that are left empty.
+PRESETS: dict[str, dict[str, Any]] = {
+    "jaxdiv": {  # what is statistically right
+        "probe.estimator": "exact",
+        "probe.head": "converged",
+        "probe.distance": "task2vec_scale_free",
+        "probe.interval": "jackknife",
+        "data.augment.diversity": False,
+    },
+    "paper": {  # what the code behind the paper's Table 1 did
+        "probe.estimator": "reference",
+        "probe.head": "adam",
+        "probe.distance": "task2vec",
+        "probe.interval": "iid_pairs",
+        "data.augment.diversity": True,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Study(sections.Section):
+    """A whole study, checked as far as the configuration alone tells."""
+
+    seed: Annotated[int, sections.Range(0)]
+    benchmarks: tuple
+    images: str
+    preset: str
+    methods: tuple
+    seeds: tuple
+    task: sections.Task
+    data: sections.Data
+    controlled: sections.Controlled
+    probe: sections.Probe
+    learner: sections.Learner
+    pt: sections.Pretraining
+    maml: sections.MAML
+    training: sections.Training
+    evaluation: sections.Evaluation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown("method", method, METHODS)
+        for name, least in (("benchmarks", 0), ("methods", 0), ("seeds", 1)):
+            sections.check_each_once(name, getattr(self, name), least)
+        for seed in self.seeds:
+            if not sections.fits(seed, int) or seed < 0:
+                raise InputError(f"--config.seeds is {self.seeds}: each must be a whole number, at least 0")
+        _check_benchmarks(self)
+        _check_sizes(self)
+
+    @cached_property
+    def own(self) -> dict[str, str]:
+        """The path of each of the user's own data sets by its name, in the order given."""
+        with in_flags():
+            return own.parse(self.images, lambda name: name == "all" or benchmarks.is_known(name))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The benchmarks that are named, and a pool; each of the user's own data sets where none is named."""
+        if self.controlled.pool:
+            return (*self.benchmarks, self.controlled.pool)
+        return self.benchmarks or tuple(self.own)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The study's benchmarks: those that are measured, or the subsets of a controlled experiment's pool."""
+        if not self.controlled.pool:
+            return self.measured
+        return tuple(f"{level}-{number + 1}" for level in LEVELS for number in range(self.controlled.subsets))
+
+    @property
+    def fixed_test_set(self) -> str:
+        """The benchmark that is every model's second test; `all` is the union of every base set of the study."""
+        if self.evaluation.fixed_test_set != "all":
+            return self.evaluation.fixed_test_set
+        return "+".join(dict.fromkeys(base for name in self.measured for base in self.bases(name)))
+
+    @property
+    def weights(self) -> Path | None:
+        """The probe's weights: as given, or beside the archives; `imagenet` for torchvision's; None: random ones."""
+        if not self.probe.weights:
+            return None
+        if self.probe.weights == IMAGENET:
+            return Path(IMAGENET)
+        given = Path(self.probe.weights)
+        beside = Path(self.data.archive_dir) / given
+        return beside if beside.exists() and not given.exists() else given
+
+    @property
+    def data_settings(self) -> benchmarks.DataSettings:
+        """How base sets are made."""
+        data = self.data
+        return benchmarks.DataSettings(
+            archive_dir=data.archive_dir,
+            dir=data.dir,
+            download=data.download,
+            partial=data.partial,
+            min_images=self.task.shots + self.task.queries,
+            own=self.own,
+            fractions=data.split.fractions,
+            split_seed=data.split.seed,
+            split_file=data.split.file,
+            skip_broken=data.skip_broken,
+            classes=data.classes,
+            images=data.images_per_class,
+            seed=self.seed,
+        )
+
+    def source(self, benchmark: str) -> str:
+        """Where a benchmark's classes come from: a subset's are the pool's."""
+        return self.controlled.pool if self.controlled.pool and benchmark in self.names else benchmark
+
+    def bases(self, benchmark: str) -> tuple[str, ...]:
+        """The base sets of a benchmark."""
+        return benchmarks.components(self.source(benchmark), self.own)
+
+
+def read(config: ConfigDict) -> Study:
+    """The study that `config` describes; the preset fills the fields that are empty, and one that is given stays.
+
+    Raises InputError, with the nearest name, for a field or a value that does not exist or cannot be used.
+    """
+    values = config.copy_and_resolve_references().to_dict()
+    if values.get("preset") not in PRESETS:
+        raise unknown("preset", str(values.get("preset")), PRESETS)
+    for path, value in PRESETS[values["preset"]].items():
+        *sections, name = path.split(".")
+        section = values
+        for part in sections:
+            section = section.get(part) or {}
+        if section.get(name) in ("", None):
+            section[name] = value
+    return _section(Study, values)
+
+
+def flat(study: Study) -> dict[str, Any]:
+    """Every field of a study by its dotted path, as JSON values."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            found[prefix] = list(value) if isinstance(value, tuple) else value
+
+    walk("", asdict(study))
+    return found
+
+
+def _section(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass `kind` from a mapping of the same fields."""
+    known = {each.name: each.type for each in fields(kind)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"unknown field --config.{kind.PATH}{name}: {hint}valid: {', '.join(known)}")
+    given: dict[str, Any] = {}
+    for name, wanted in known.items():
+        if name not in values:
+            raise InputError(f"--config.{kind.PATH}{name} is missing: begin with default.get_config()")
+        value = values[name]
+        if is_dataclass(wanted):
+            if not isinstance(value, Mapping):
+                raise InputError(f"--config.{kind.PATH}{name} is {value!r}: it must be a section with fields")
+            given[name] = _section(wanted, value)
+        else:
+            given[name] = tuple(value) if wanted is tuple and isinstance(value, list) else value
+    return kind(**given)
+
+
+def _check_benchmarks(study: Study) -> None:
+    """That every benchmark exists, and has what is asked of it."""
+    if not study.measured:
+        raise InputError(
+            "there is nothing to measure: name your folder of images by --config.images=DIR, or benchmarks by "
+            "--config.benchmarks"
+        )
+    names = (*study.measured, study.fixed_test_set)
+    used = {base for name in names for base in benchmarks.components(name, study.own)}
+    split = study.data.split
+    if study.methods and used & {*study.own, benchmarks.OWN} and not split.file and not any(split.fractions[-1:]):
+        raise InputError(
+            "your own images have no test classes to evaluate on: give some by "
+            "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
+        )
+    if benchmarks.OWN in used:
+        raise InputError(f"benchmark {benchmarks.OWN!r} is your own folder of images: name it by --config.images=DIR")
+
+
+def _check_sizes(study: Study) -> None:
+    """A cut's numbers, and those of a controlled experiment."""
+    cut, chosen, task = study.data.cut, study.controlled, study.task
+    needed = task.shots + task.queries
+    most = max(len(benchmarks.components(name, study.own)) for name in study.measured)
+    if 0 < cut.images < needed or (cut.classes and cut.classes // most < task.ways):
+        raise InputError(
+            f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "
+            f"classes of each of a union's data sets (here up to {most}), and of shots + queries = {needed} images"
+        )
+    if not chosen.pool:
+        return
+    if study.benchmarks or cut.images or cut.classes:
+        raise InputError(
+            "--config.controlled.pool makes the benchmarks, all of one size: set --config.benchmarks='()' and no "
+            "--config.data.cut"
+        )
+    sets = len(benchmarks.components(chosen.pool, study.own))
+    each, rest = divmod(chosen.classes, sets)
+    if rest or each < task.ways or 2 * chosen.subsets * each > chosen.candidates:
+        raise InputError(
+            f"--config.controlled.classes is {chosen.classes}: it must be one number for each of the {sets} data "
+            f"sets of the pool, at least ways={task.ways}, and twice that for each of {chosen.subsets} subsets at most "
+            f"--config.controlled.candidates={chosen.candidates}"
+        )
+    if chosen.images < needed:
+        raise InputError(f"--config.controlled.images is {chosen.images}: a task takes shots + queries = {needed}")

@@ -1,0 +1,45 @@
+"""The library's errors name arguments, the command's name flags: what each argument is called on the command line."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxdiv.errors import InputError
+
+# Names of one meaning in all of the library; those of `draw_classes` have two in a study, and are given where it is
+# called.
+FLAGS = {
+    "ways": "--config.task.ways",
+    "shots": "--config.task.shots",
+    "queries": "--config.task.queries",
+    "batch": "--config.maml.meta_batch (or --config.pt.batch_size)",
+    "classes": "--config.controlled.classes",
+    "subsets": "--config.controlled.subsets",
+    "folder": "--workdir",
+    "stages": "--stages",
+    "DataSettings.archive_dir": "--config.data.archive_dir",
+    "DataSettings.dir": "--config.data.dir",
+    "DataSettings.partial": "--config.data.partial",
+    "DataSettings.min_images": "--config.task.shots + --config.task.queries",
+    "DataSettings.own": "--config.images",
+    "DataSettings.fractions": "--config.data.split.fractions",
+    "DataSettings.split_file": "--config.data.split.file",
+    "DataSettings.classes": "--config.data.classes",
+    "DataSettings.images": "--config.data.images_per_class",
+}
+_ARGUMENT = re.compile(r"`([\w.]+)(=\w+)?`")  # `ways`, `DataSettings.partial=True`
+
+
+@contextmanager
+def in_flags(**more: str) -> Iterator[None]:
+    """Inside, an InputError of the library speaks of the command's flags (FLAGS, and `more`) instead of arguments."""
+    flags = FLAGS | more
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.group(1), found.group(2) or ""
+        return flags[name] + {"=True": "=true", "=False": "=false"}.get(value, value) if name in flags else found[0]
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_ARGUMENT.sub(flag, str(error))) from error.__cause__

@@ -1,0 +1,37 @@
+"""`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxdiv.data import benchmarks, store
+from jaxdiv.files import replacing
+from jaxdiv.study.planner import Plan, shown, table_folder
+
+
+def write(plan: Plan) -> Path | None:
+    """Write the manifest and the contact sheets; None where they are there already. Every base set must be prepared."""
+    study, folder = plan.study, plan.workdir / "data"
+    pixels = max(pixels for _, pixels in plan.prepared)
+    manifest: dict[str, Any] = {
+        "tables": {unit.name.removeprefix("prepare/"): unit.result for unit in plan.prepared.values()},
+        "benchmarks": {},
+    }
+    for name in shown(study):
+        parts = [unit.result for unit in plan.parts(name, pixels)]
+        splits = {
+            split: {what: sum(part[split][what] for part in parts) for what in ("classes", "images")}
+            for split in benchmarks.SPLITS
+        }
+        manifest["benchmarks"][name] = {"components": study.bases(name), "pixels": pixels} | splits
+    file, text = folder / "manifest.json", json.dumps(manifest, indent=1)
+    if file.exists() and file.read_text() == text:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in shown(study):
+        stored = [store.read_table(table_folder(unit)) for unit in plan.parts(name, pixels)]
+        with replacing(folder / f"{name}.png") as temporary:
+            benchmarks.sheet(name, stored, study.own).save(temporary, "PNG")
+    with replacing(file) as temporary:
+        temporary.write_text(text)
+    return file

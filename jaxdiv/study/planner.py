@@ -1,0 +1,385 @@
+"""Which units a study has, and what each of them takes from the others. What they do is in `stages`.
+
+prepare -> select -> embed -> diversity ---------------> correlate -> report
+                  -> train -> evaluate (own, fixed) --^
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from jaxdiv.data import benchmarks, synthetic
+from jaxdiv.data.episodes import ImageTable
+from jaxdiv.errors import unknown
+from jaxdiv.methods.make import with_steps
+from jaxdiv.methods.registry import family
+from jaxdiv.probes.resnet import Probe
+from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
+from jaxdiv.report import survey
+from jaxdiv.study import subsets, tables
+from jaxdiv.study.config import Study
+from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
+from jaxdiv.study.tables import Table
+from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, provenance
+from jaxdiv.task2vec import fisher
+
+STAGES = ("prepare", "select", "embed", "diversity", "train", "evaluate", "correlate", "report")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a study but those of the last two stages, by what they are of.
+
+    Attributes:
+      prepared: by base set and pixels.
+      pool, subsets: of a controlled experiment: its classes embedded, and the subsets chosen.
+      embedded, measured: by benchmark.
+      trained: by benchmark, method and run.
+      tested: by benchmark, method, run and test set.
+    """
+
+    study: Study
+    workdir: Path
+    prepared: Mapping[tuple[str, int], Unit]
+    pool: Unit | None
+    subsets: Unit | None
+    embedded: Mapping[str, Unit]
+    measured: Mapping[str, Unit]
+    trained: Mapping[tuple[str, str, int], Unit]
+    tested: Mapping[tuple[str, str, int, str], Unit]
+
+    @property
+    def units(self) -> list[Unit]:
+        """All of them, each after its inputs."""
+        of_pool = [unit for unit in (self.pool, self.subsets) if unit]
+        groups = (self.prepared, self.embedded, self.measured, self.trained, self.tested)
+        first, *rest = (list(group.values()) for group in groups)
+        return [*first, *of_pool, *(unit for group in rest for unit in group)]
+
+    def parts(self, benchmark: str, pixels: int) -> list[Unit]:
+        """The units that make a benchmark's base sets."""
+        return [self.prepared[base, pixels] for base in self.study.bases(benchmark)]
+
+
+def plan(study: Study, workdir: Path) -> Plan:
+    """The units of `study` under `workdir`. Reads no result and writes nothing."""
+    root, names = workdir / "units", study.names
+    for_probe, for_learner = study.probe.pixels, study.learner.pixels
+    wanted = [(base, for_probe) for name in names for base in study.bases(name)]
+    if study.methods:
+        tested_on = [*names, *([study.fixed_test_set] if "fixed" in study.evaluation.test_sets else [])]
+        wanted += [(base, for_learner) for name in tested_on for base in study.bases(name)]
+    prepared = {(base, pixels): _prepare(study, root, base, pixels) for base, pixels in dict.fromkeys(wanted)}
+    parts = lambda name, pixels: tuple(prepared[base, pixels] for base in study.bases(name))
+    pool = subsets = None
+    if study.controlled.pool:
+        pool = _pool(study, root, parts(names[0], for_probe))
+        subsets = _subsets(study, root, pool)
+    chosen = (subsets,) if subsets else ()
+    embedded = {name: _embed(study, root, name, (*parts(name, for_probe), *chosen)) for name in names}
+    measured = {name: _diversity(study, root, unit) for name, unit in embedded.items()}
+    trained, tested = {}, {}
+    for test_set, name, method, run in product(study.evaluation.test_sets, names, study.methods, study.seeds):
+        taught = _trained_as(study, method)
+        if (name, taught, run) not in trained:
+            trained[name, taught, run] = _train(study, root, name, taught, run, (*parts(name, for_learner), *chosen))
+        where = name if test_set == "own" else study.fixed_test_set
+        inputs = (trained[name, taught, run], *parts(where, for_learner))
+        tested[name, method, run, test_set] = _evaluate(study, root, name, method, run, test_set, inputs)
+    return Plan(study, workdir, prepared, pool, subsets, embedded, measured, trained, tested)
+
+
+def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
+    """The stages that are asked for, in their order. `diversity` asks for `embed` too.
+
+    Raises InputError for an unknown one.
+    """
+    asked = set(stages)
+    for stage in sorted(asked - {*STAGES}):
+        raise unknown("stage", stage, STAGES)
+    return tuple(stage for stage in STAGES if stage in asked or (stage == "embed" and "diversity" in asked))
+
+
+def check_files(plan: Plan, lacking: Iterable[Unit]) -> None:
+    """Raise InputError for a file or folder of the user's that the units in `lacking` need and that is not there.
+
+    Known at once, while the unit itself may come hours later.
+    """
+    for unit in lacking:
+        if unit.stage == "prepare":
+            benchmarks.check_inputs(unit.spec.base, unit.spec.data)
+        elif unit.stage in ("select", "embed") and (weights := plan.study.weights):
+            check_weights(plan.study.probe.name, weights)
+
+
+def check_sizes(plan: Plan, lacking: Iterable[Unit]) -> None:
+    """Raise InputError where a split that the units in `lacking` use has too few classes or images for a task.
+
+    Of a benchmark that is not prepared yet, this is known only if it is generated.
+    """
+    study, checked = plan.study, set()
+    for unit in lacking:
+        for table in (getattr(unit.spec, name, None) for name in ("table", "validation")):
+            if table is None or table in checked:
+                continue
+            checked.add(table)
+            parts = plan.parts(table.source, table.pixels)
+            folders = [table_folder(need) if need.done else None for need in parts]
+            found = tables.outline(table, folders, study.data_settings)
+            if found is None or table.chosen:
+                continue
+            if unit is plan.pool:
+                rows, chosen = select.candidates(unit.spec, found), study.controlled
+                subsets.check_choice(np.asarray(found.dataset)[rows], chosen.classes, chosen.subsets)
+            else:
+                tables.check(table, found, study.task)
+
+
+def correlation(plan: Plan) -> Unit:
+    """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
+    measured = {name: unit for name, unit in plan.measured.items() if unit.done}
+    tested = [unit for unit in plan.tested.values() if unit.done]
+    shares = {name: benchmarks.shares(plan.study.source(name), plan.study.own) for name in plan.study.names}
+    spec = correlate.Spec(shares, controlled=plan.subsets is not None)
+
+    def work(unit: Unit, progress: ProgressFn) -> correlate.Result:
+        inputs = correlate.Inputs(
+            [need.result for need in measured.values()],
+            {name: plan.embedded[name].arrays["embeddings"] for name in measured},
+            [(need.result, need.arrays) for need in tested],
+        )
+        return correlate.run(spec, inputs, progress)
+
+    return Unit("correlate", spec, work, plan.workdir / "units", (*measured.values(), *tested))
+
+
+def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[str, str]] = ()) -> Unit:
+    """The report: of what was correlated, or of diversity alone."""
+    study, folder = plan.study, plan.workdir / "report"
+    title = f"Diversity and performance: {plan.workdir.resolve().name}"
+    generated = tuple(
+        name for name in study.names if all(synthetic.spread(base) is not None for base in study.bases(name))
+    )
+    test_set = study.evaluation.fixed_test_set
+    spec = report.Spec(title, test_set, generated, tuple(failures), asdict(study))
+
+    def work(unit: Unit, progress: ProgressFn) -> report.Result:
+        inputs = report.Inputs(
+            correlated.result["tables"] if correlated else surveyed(plan),
+            [(name, method, need.folder) for (name, method, _), need in plan.trained.items() if need.done],
+            {name: plan.workdir / "data" / f"{name}.png" for name in shown(study)},
+            {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
+            folder,
+            unit.previous.get("files", ()),
+        )
+        return report.run(spec, inputs, progress)
+
+    inputs = (correlated,) if correlated else (*plan.prepared.values(), *plan.measured.values())
+    return Unit("report", spec, work, plan.workdir / "units", inputs, at=folder)
+
+
+def table_folder(prepared: Unit) -> Path:
+    """Where a prepared base set's images are."""
+    return prepared.folder / "table"
+
+
+def surveyed(plan: Plan) -> survey.Survey:
+    """What a study that trains nothing measured. InputError if a benchmark has not been."""
+    return survey.Survey(
+        [needed(unit, "report").result for unit in plan.measured.values()],
+        {name: unit.arrays["embeddings"] for name, unit in plan.embedded.items()},
+        {name: _origin(plan, name) for name in plan.study.names},
+    )
+
+
+def shown(study: Study) -> tuple[str, ...]:
+    """The benchmarks whose images are shown: of subsets, the pool that they are from."""
+    return (study.controlled.pool,) if study.controlled.pool else study.names
+
+
+def _origin(plan: Plan, benchmark: str) -> survey.Source:
+    """Where a benchmark that is measured comes from."""
+    study = plan.study
+    parts = [needed(unit, "report").result for unit in plan.parts(benchmark, study.probe.pixels)]
+    cut = study.controlled if study.controlled.pool else study.data.cut
+    each = [cut.classes // len(parts) + (number < cut.classes % len(parts)) for number in range(len(parts))]
+    classes = each if cut.classes else [part["train"]["classes"] for part in parts]
+    images = [part["train"]["images"] for part in parts]
+    if cut.images:
+        images = [number * cut.images for number in classes]
+    elif cut.classes:
+        images = []  # as many as the classes drawn have
+    paths = [study.own.get(base, "") for base in study.bases(benchmark)]
+    lost = [name for part in parts for name in part["left_out"]]
+    return survey.Source(tuple(filter(None, paths)), tuple(classes), sum(images) or None, tuple(lost))
+
+
+def _prepare(study: Study, root: Path, base: str, pixels: int) -> Unit:
+    spec = prepare.spec(base, pixels, study.data_settings)
+    work = lambda unit, progress: prepare.run(spec, table_folder(unit), progress)
+    cost = 0.5 if synthetic.spread(base) is not None else 20.0
+    return Unit(f"prepare/{base}/{pixels}px", spec, work, root, cost=cost)
+
+
+def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
+    chosen, probe = study.controlled, study.probe
+    table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
+    which = (table, probe.name, probe.weights, probe.seed)
+    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed)
+    work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
+    cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
+    return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
+
+
+def _subsets(study: Study, root: Path, pool: Unit) -> Unit:
+    chosen = study.controlled
+    spec = select.Spec(study.probe.distance, chosen.classes, chosen.subsets, study.seed)
+    work = lambda unit, progress: select.run(spec, pool.load(select.Pool), progress)
+    return Unit(f"select/subsets/{study.probe.name}", spec, work, root, (pool,))
+
+
+def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -> Unit:
+    probe, draws = study.probe, fisher.draws(study.probe.estimator, study.probe.head)
+    spec = embed.Spec(
+        benchmark=benchmark,
+        table=_train_split(study, benchmark, probe.pixels),
+        task=study.task,
+        probe=probe.name,
+        weights=probe.weights,
+        probe_seed=probe.seed,
+        estimator=probe.estimator,
+        head=probe.head,
+        augment=study.data.augment.diversity,
+        tasks=probe.tasks,
+        floor_tasks=probe.floor_tasks if draws else 0,
+        seed=study.seed,
+        # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
+        purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",
+    )
+
+    def work(unit: Unit, progress: ProgressFn) -> embed.Result:
+        found = [(tasks, arrays) for tasks, folder in unit.kin("tasks") if (arrays := arrays_in(folder))]
+        _, most = max(found, key=lambda item: item[0], default=(0, {}))
+        before = embed.Result(**most) if most else None
+        return embed.run(spec, embed.Inputs(_images(spec.table, unit), _probe(study, progress), before), progress)
+
+    cost = (probe.tasks + spec.floor_tasks) * (0.25 if probe.name == "resnet10_narrow" else 8.0)
+    return Unit(f"embed/{benchmark}/{probe.name}", spec, work, root, inputs, cost)
+
+
+def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:
+    benchmark = embedded.spec.benchmark
+    spec = diversity.Spec(
+        distance=study.probe.distance,
+        interval=study.probe.interval,
+        own=any(base in study.own for base in study.bases(benchmark)),
+        true_diversity=None if study.controlled.pool else benchmarks.true_diversity(benchmark, study.own),
+        embedded=embedded.spec,
+    )
+    work = lambda unit, progress: diversity.run(spec, embedded.load(embed.Result), progress)
+    return Unit(f"diversity/{benchmark}/{study.probe.name}", spec, work, root, (embedded,), 0.1)
+
+
+def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inputs: tuple[Unit, ...]) -> Unit:
+    settings = study.pt if family(method) == "pretraining" else study.maml
+    name, pixels, loop = f"train/{benchmark}/{method}/seed{run}", study.learner.pixels, study.training
+    validated = bool(loop.validate_every)
+    spec = train.Spec(
+        benchmark=benchmark,
+        method=method,
+        table=_train_split(study, benchmark, pixels),
+        validation=_whole(study, benchmark, "val") if validated else None,
+        validation_tasks=loop.validation_tasks if validated else None,
+        task=study.task,
+        learner=study.learner,
+        settings=settings,
+        training=loop,
+        steps=settings.steps,
+        augment=study.data.augment.training,
+        seed=study.seed,
+        run=run,
+        unit=name,
+    )
+
+    def begin(unit: Unit) -> None:
+        if spec.grows:
+            train.adopt(unit.folder, [folder for _, folder in unit.kin("steps")], spec.steps)
+
+    def work(unit: Unit, progress: ProgressFn) -> train.Result:
+        validation = _images(spec.validation, unit) if spec.validation else None
+        return train.run(spec, train.Inputs(_images(spec.table, unit), validation, unit.folder), progress)
+
+    return Unit(name, spec, work, root, inputs, train.cost(spec), begin)
+
+
+def _evaluate(
+    study: Study, root: Path, benchmark: str, method: str, run: int, test_set: str, inputs: tuple[Unit, ...]
+) -> Unit:
+    trained, tasks = inputs[0], study.evaluation.tasks
+    spec = evaluate.Spec(
+        benchmark=benchmark,
+        method=method,
+        run=run,
+        test_set=test_set,
+        table=_whole(study, benchmark if test_set == "own" else study.fixed_test_set, "test"),
+        task=study.task,
+        tasks=tasks,
+        dropout=study.evaluation.dropout,
+        seed=study.seed,
+        learner=study.learner,
+        settings=trained.spec.settings,
+    )
+
+    def work(unit: Unit, progress: ProgressFn) -> evaluate.Result:
+        size = trained.result
+        inputs = _images(spec.table, unit), trained.folder, size["train_classes"], size["train_images"]
+        return evaluate.run(spec, evaluate.Inputs(*inputs), progress)
+
+    return Unit(f"evaluate/{benchmark}/{method}/seed{run}/{test_set}", spec, work, root, inputs, tasks / 50)
+
+
+def _trained_as(study: Study, method: str) -> str:
+    """The method that is trained for `method`: methods that differ in the test alone share it."""
+    steps = study.maml.train_inner_steps
+    return with_steps(method, steps) if steps and family(method) != "pretraining" else method
+
+
+def _train_split(study: Study, benchmark: str, pixels: int) -> Table:
+    """The images of a train split that a study uses: all, a cut, or a subset's."""
+    whole = Table(study.source(benchmark), "train", pixels, own=tuple(study.own))
+    if study.controlled.pool:
+        return replace(whole, images=study.controlled.images, seed=study.seed, chosen=True)
+    cut = study.data.cut
+    return (
+        replace(whole, classes=cut.classes, images=cut.images, seed=study.seed) if any(asdict(cut).values()) else whole
+    )
+
+
+def _whole(study: Study, benchmark: str, split: str) -> Table:
+    return Table(study.source(benchmark), split, study.learner.pixels, own=tuple(study.own))
+
+
+def _images(table: Table, unit: Unit) -> ImageTable:
+    """The images of `table`, from what the inputs of `unit` prepared and chose."""
+    folders = tuple(table_folder(need) for need in unit.inputs if need.stage == "prepare")
+    chosen = [need.result["rows"] for need in unit.inputs if need.stage == "select"]
+    rows = tuple(chosen[0][unit.spec.benchmark]) if table.chosen else ()
+    return tables.read(table, folders, rows)
+
+
+def _probe(study: Study, progress: ProgressFn) -> Probe:
+    weights = study.weights
+    if weights == Path(IMAGENET):
+        heard = lambda share: progress(0.0, f"downloading weights, {share:.0%}")
+        weights = imagenet_file(study.probe.name, heard)
+    return _loaded(study.probe.name, weights, study.probe.seed)
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, weights: Path | None, seed: int) -> Probe:
+    return load_probe(name, weights, seed)

@@ -1,0 +1,242 @@
+"""The sections of a study's configuration as frozen dataclasses that check themselves.
+
+`configs/default.py` explains the fields and has their defaults. Every error names the flag of the field that is wrong.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
+
+import numpy as np
+
+from jaxdiv.errors import InputError, unknown
+from jaxdiv.methods.make import ADAPTS
+from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
+from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
+from jaxdiv.probes.resnet import ARCHITECTURES
+from jaxdiv.task2vec import fisher
+from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
+
+TEST_SETS = ("own", "fixed")
+REDUCTIONS = ("mean", "sum")
+# Metadata of a field that changes no result of a unit whose spec holds it.
+NO_RESULT = {"identity": False}
+
+
+@dataclass(frozen=True)
+class Range:
+    """A field's number must be at least `least` and smaller than `below`."""
+
+    least: float
+    below: float = math.inf
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A field's text must be one of the names in `valid`; `kind` says in an error what they are names of."""
+
+    kind: str
+    valid: Collection[str]
+
+
+class Section:
+    """A section of the configuration, whose fields are annotated with their types and what else they must be."""
+
+    PATH: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for the first field of the wrong type, outside its range, or not among its choices."""
+        for name, annotation in get_type_hints(type(self), include_extras=True).items():
+            if get_origin(annotation) is ClassVar:
+                continue
+            kind, rules = getattr(annotation, "__origin__", annotation), getattr(annotation, "__metadata__", ())
+            value, flag = getattr(self, name), f"--config.{self.PATH}{name}"
+            if not fits(value, kind):
+                what = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+                raise InputError(f"{flag} is {value!r}: it must be {what.get(kind, 'a list')}")
+            for rule in rules:
+                if isinstance(rule, OneOf) and value not in rule.valid:
+                    raise unknown(rule.kind, value, rule.valid)
+                if isinstance(rule, Range) and value < rule.least:
+                    raise InputError(f"{flag} is {value}: it must be at least {rule.least}")
+                if isinstance(rule, Range) and value >= rule.below:
+                    raise InputError(f"{flag} is {value}: it must be below {rule.below}")
+
+
+def check_each_once(name: str, given: tuple, least: int) -> None:
+    """Raise InputError for a list that has too few entries, or one of them twice."""
+    if len(given) < least or len(set(given)) != len(given):
+        raise InputError(f"--config.{name} is {given}: give at least {least}, and each once")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether `value` is of a field's type; a whole number is also a float, and true and false are no numbers."""
+    if kind not in (int, float):
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return False
+    return math.isfinite(value) and (kind is float or isinstance(value, int | np.integer))
+
+
+@dataclass(frozen=True)
+class Task(Section):
+    """The size of a few-shot task."""
+
+    PATH: ClassVar[str] = "task."
+    ways: Annotated[int, Range(2)]
+    shots: Annotated[int, Range(1)]
+    queries: Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True)
+class Split(Section):
+    """How the classes of the user's own data sets are split."""
+
+    PATH: ClassVar[str] = "data.split."
+    fractions: tuple
+    seed: Annotated[int, Range(0)]
+    file: str
+
+
+@dataclass(frozen=True)
+class Cut(Section):
+    """To which size train splits are cut; 0: not at all."""
+
+    PATH: ClassVar[str] = "data.cut."
+    classes: Annotated[int, Range(0)]
+    images: Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True)
+class Augment(Section):
+    """Where images go through their data set's train augmentation."""
+
+    PATH: ClassVar[str] = "data.augment."
+    diversity: bool
+    training: bool
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    """Where images come from and which of them are used."""
+
+    PATH: ClassVar[str] = "data."
+    archive_dir: str
+    dir: str
+    download: bool
+    partial: bool
+    skip_broken: bool
+    split: Split
+    cut: Cut
+    augment: Augment
+    classes: tuple
+    images_per_class: int
+
+
+@dataclass(frozen=True)
+class Controlled(Section):
+    """The controlled experiment; an empty `pool`: there is none."""
+
+    PATH: ClassVar[str] = "controlled."
+    pool: str
+    subsets: Annotated[int, Range(1)]
+    classes: Annotated[int, Range(1)]
+    images: Annotated[int, Range(1)]
+    candidates: Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True)
+class Probe(Section):
+    """How diversity is measured."""
+
+    PATH: ClassVar[str] = "probe."
+    name: Annotated[str, OneOf("probe", ARCHITECTURES)]
+    weights: str
+    seed: Annotated[int, Range(0)]
+    pixels: Annotated[int, Range(8)]
+    tasks: Annotated[int, Range(3)]
+    estimator: Annotated[str, OneOf("estimator", fisher.ESTIMATORS)]
+    head: Annotated[str, OneOf("head", fisher.HEADS)]
+    distance: Annotated[str, OneOf("distance", DISTANCES)]
+    interval: Annotated[str, OneOf("interval", INTERVALS)]
+    floor_tasks: Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True)
+class Learner(Section):
+    """The network that every method trains."""
+
+    PATH: ClassVar[str] = "learner."
+    net: Annotated[str, OneOf("network", NETS)]
+    width: Annotated[int, Range(1)]
+    pixels: Annotated[int, Range(16)]
+    dropout: Annotated[float, Range(0, 1)]
+    compute: Annotated[str, OneOf("compute type", COMPUTE)]
+    batch_norm: Annotated[str, OneOf("batch-norm policy", BATCH_NORM)]
+
+
+@dataclass(frozen=True)
+class Pretraining(Section):
+    """Supervised pre-training. `steps` is a setting of its own in what is trained (`stages.train.Spec`)."""
+
+    PATH: ClassVar[str] = "pt."
+    steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
+    batch_size: Annotated[int, Range(2)]
+    learning_rate: Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True)
+class MAML(Section):
+    """MAML of every order. `steps` is as in `Pretraining`; `train_inner_steps` is part of the trained method's name."""
+
+    PATH: ClassVar[str] = "maml."
+    steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
+    meta_batch: Annotated[int, Range(1)]
+    learning_rate: Annotated[float, Range(0)]
+    inner_lr: Annotated[float, Range(0)]
+    train_inner_steps: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
+    inner_params: Annotated[str, OneOf("choice of maml.inner_params", ADAPTS)]
+    learn_inner_lr: bool
+    grad_reduction: Annotated[str, OneOf("gradient reduction", REDUCTIONS)]
+    remat: bool
+
+
+@dataclass(frozen=True)
+class Training(Section):
+    """The training loop that methods share. `validation_tasks` matters only where `validate_every` is set."""
+
+    PATH: ClassVar[str] = "training."
+    optimizer: Annotated[str, OneOf("optimizer", OPTIMIZERS)]
+    schedule: Annotated[str, OneOf("schedule", SCHEDULES)]
+    warmup: Annotated[int, Range(0)]
+    weight_decay: Annotated[float, Range(0)]
+    grad_clip_norm: Annotated[float, Range(0)]
+    minutes: Annotated[float, Range(0)]
+    validate_every: Annotated[int, Range(0)]
+    validation_tasks: Annotated[int, Range(2)] = field(metadata=NO_RESULT)
+    patience: Annotated[int, Range(0)]
+    checkpoint_every: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patience and not self.validate_every:
+            raise InputError("--config.training.patience counts validations: set --config.training.validate_every too")
+
+
+@dataclass(frozen=True)
+class Evaluation(Section):
+    """Tests of what was trained."""
+
+    PATH: ClassVar[str] = "evaluation."
+    tasks: Annotated[int, Range(2)]
+    test_sets: tuple
+    fixed_test_set: str
+    dropout: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_each_once("evaluation.test_sets", self.test_sets, 1)
+        for name in self.test_sets:
+            if name not in TEST_SETS:
+                raise unknown("test set", name, TEST_SETS)

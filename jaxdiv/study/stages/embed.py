@@ -1,0 +1,98 @@
+"""Embed: tasks of a benchmark -> their Task2Vec embeddings."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxdiv.data.episodes import ImageTable
+from jaxdiv.probes.resnet import Probe
+from jaxdiv.study.keys import key_for
+from jaxdiv.study.sections import Task
+from jaxdiv.study.tables import Table
+from jaxdiv.study.unit import ProgressFn
+from jaxdiv.task2vec.embedding import embed_benchmark
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Which tasks are embedded, how.
+
+    Attributes:
+      tasks: how many. Task number i depends on `seed`, `purpose` and i alone, so that more tasks begin with fewer.
+      floor_tasks: how many of them are embedded a second time, with other draws, for the noise floor.
+      augment: whether images go through their data set's train augmentation.
+      purpose: of the draw; benchmarks with one purpose meet tasks of the same data sets.
+    """
+
+    benchmark: str
+    table: Table
+    task: Task
+    probe: str
+    weights: str
+    probe_seed: int
+    estimator: str
+    head: str
+    augment: bool
+    tasks: int
+    floor_tasks: int
+    seed: int
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Embeddings of the tasks, and of the first of them a second time."""
+
+    embeddings: Float[np.ndarray, "tasks filters"]
+    again: Float[np.ndarray, "repeated filters"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The benchmark's train split, the probe, and what a unit of fewer (or more) tasks already found."""
+
+    table: ImageTable
+    probe: Probe
+    before: Result | None = None
+
+
+def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
+    """Embed the tasks that `inputs.before` lacks. Raises InputError as `embed_benchmark`."""
+    floor = min(spec.floor_tasks, spec.tasks)
+    done = 0
+
+    def complete(known: np.ndarray | None, tasks: int, again: bool) -> np.ndarray:
+        nonlocal done
+        start = 0 if known is None else min(len(known), tasks)
+        parts = [] if known is None else [known[:start]]
+        if start < tasks:
+            keys = jnp.stack([key_for(spec.seed, spec.purpose, number) for number in range(start, tasks)])
+            heard = lambda more: progress(
+                (done + start + more) / (spec.tasks + floor), f"task {start + more} of {tasks}"
+            )
+            parts.append(
+                embed_benchmark(
+                    inputs.probe,
+                    inputs.table,
+                    tasks - start,
+                    spec.task.ways,
+                    spec.task.shots,
+                    spec.task.queries,
+                    estimator=spec.estimator,
+                    head=spec.head,
+                    key=keys,
+                    again=again,
+                    augment=spec.augment,
+                    progress=heard,
+                )
+            )
+        done += tasks
+        return np.concatenate(parts)
+
+    embeddings = complete(inputs.before.embeddings if inputs.before else None, spec.tasks, again=False)
+    again = embeddings[:0]
+    if floor:
+        again = complete(inputs.before.again if inputs.before else None, floor, again=True)
+    return Result(embeddings, again)

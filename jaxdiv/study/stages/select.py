@@ -1,0 +1,88 @@
+"""Select: the subsets of a controlled experiment, of equal size, and of low, middle and high diversity.
+
+The pool's classes are embedded as a unit of its own (`embed_pool`), so that another distance does not embed them again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdiv.data.episodes import ImageTable, draw_classes
+from jaxdiv.probes.resnet import Probe
+from jaxdiv.study import subsets
+from jaxdiv.study.flags import in_flags
+from jaxdiv.study.keys import key_for
+from jaxdiv.study.tables import Table
+from jaxdiv.study.unit import ProgressFn
+from jaxdiv.task2vec.coefficient import pairwise_distances
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each."""
+
+    table: Table
+    probe: str
+    weights: str
+    probe_seed: int
+    candidates: int
+    images: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The embedded classes: their rows in the pool's table, their names, and the data set of each by its number."""
+
+    classes: list[str]
+    rows: Int[np.ndarray, " classes"]
+    datasets: Int[np.ndarray, " classes"]
+    embeddings: Float[np.ndarray, "classes filters"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How subsets are chosen: `subsets` of each level, of `classes` classes."""
+
+    distance: str
+    classes: int
+    subsets: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The subsets by name: the rows and names of their classes, and the mean distance between two of them."""
+
+    rows: dict[str, list[int]]
+    classes: dict[str, list[str]]
+    class_distance: dict[str, float]
+
+
+def candidates(spec: PoolSpec, table: ImageTable) -> Int[np.ndarray, " classes"]:
+    """The rows of the classes that are embedded. Raises InputError where the pool has too few with enough images."""
+    sets = np.bincount(table.dataset, minlength=len(table.rotates)).clip(max=spec.candidates).tolist()
+    with in_flags(quotas="--config.controlled.candidates", images="--config.controlled.images"):
+        return draw_classes(spec.table.source, table, sets, spec.images, spec.seed)
+
+
+def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: ProgressFn) -> Pool:
+    """Embed the candidates among the classes of a pool, each as a task of its own."""
+    table, probe = inputs
+    rows = candidates(spec, table)
+    heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
+    key = key_for(spec.seed, f"select/{spec.probe}")
+    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard)
+    return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
+
+
+def run(spec: Spec, pool: Pool, progress: ProgressFn) -> Result:
+    """Choose the subsets. Raises InputError where the pool leaves no choice."""
+    distances = pairwise_distances(pool.embeddings, spec.distance)
+    found = subsets.choose(distances, pool.datasets, spec.classes, spec.subsets, spec.seed)
+    return Result(
+        {name: [int(pool.rows[i]) for i in chosen] for name, chosen in found.items()},
+        {name: [pool.classes[i] for i in chosen] for name, chosen in found.items()},
+        {name: subsets.mean_distance(distances, chosen) for name, chosen in found.items()},
+    )

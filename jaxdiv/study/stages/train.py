@@ -1,0 +1,160 @@
+"""Train: a benchmark's train split and a method -> checkpoints, with their metrics beside them."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdiv.data.episodes import ImageTable, sample_batch, sample_tasks
+from jaxdiv.methods import train
+from jaxdiv.methods.registry import family
+from jaxdiv.study.keys import key_for
+from jaxdiv.study.sections import MAML, NO_RESULT, Learner, Pretraining, Task, Training
+from jaxdiv.study.stages.evaluate import make, test
+from jaxdiv.study.tables import Table
+from jaxdiv.study.unit import ProgressFn
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is trained, how.
+
+    Attributes:
+      method: with as many inner steps as are trained with.
+      steps: outer steps at most. Where nothing else depends on their number, a longer run begins with a shorter one.
+      settings: of the method.
+      validation, validation_tasks: of which tasks; None: it is not validated.
+      seed, run: of the study, and of this run among those of the same benchmark and method.
+      unit: the unit's name, which its checkpoints carry.
+    """
+
+    benchmark: str
+    method: str
+    table: Table
+    validation: Table | None
+    validation_tasks: int | None
+    task: Task
+    learner: Learner
+    settings: Pretraining | MAML
+    training: Training
+    steps: int
+    augment: bool
+    seed: int
+    run: int
+    unit: str = field(metadata=NO_RESULT)
+
+    @property
+    def grows(self) -> bool:
+        """Whether a run of more steps begins with this one."""
+        return self.training.schedule == "constant"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The train split, the validation split if it is validated, and the folder for checkpoints and metrics."""
+
+    table: ImageTable
+    validation: ImageTable | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """How training ended; `best_step` and `best_accuracy` where it was validated."""
+
+    step: int
+    loss: float
+    accuracy: float
+    ended: str
+    seconds: float
+    train_classes: int
+    train_images: int
+    best_step: int | None = None
+    best_accuracy: float | None = None
+
+
+def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
+    """Train, from the last checkpoint in the folder if there is one. Raises as `methods.train.train`."""
+    table, settings, task = inputs.table, spec.settings, asdict(spec.task)
+    supervised = isinstance(settings, Pretraining)
+    batch = settings.batch_size if isinstance(settings, Pretraining) else settings.meta_batch
+    mesh = train.make_mesh(batch)
+    learner = make(spec.method, spec.learner, spec.settings, task["ways"], len(table.classes), mesh=mesh)
+
+    def sample(key: jax.Array) -> Any:
+        if supervised:
+            return sample_batch(key, table, batch, spec.augment)
+        return sample_tasks(key, table, **task, tasks=batch, augment=spec.augment)
+
+    def validate(params: Any, carried: Any) -> dict[str, float]:
+        assert inputs.validation is not None and spec.validation_tasks is not None
+        key = key_for(spec.seed, "validate", spec.benchmark)
+        found = test(learner, params, carried, inputs.validation, spec.task, spec.validation_tasks, key)
+        return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
+
+    def note(step: int, metrics: dict[str, float]) -> None:
+        loss, share, rate = metrics["loss"], metrics["accuracy"], metrics["steps_per_second"]
+        word = f"step {step}/{spec.steps}  loss {loss:.3f}  accuracy {share:.3f}  {rate:.3g} steps/s"
+        progress(step / spec.steps, word)
+
+    loop = spec.training
+    found = train.train(
+        learner,
+        sample,
+        # Not a function of the method: all of them start from the same draws.
+        key_for(spec.seed, "train", spec.benchmark, spec.run),
+        train.Settings(
+            steps=spec.steps,
+            learning_rate=settings.learning_rate,
+            optimizer=loop.optimizer,
+            schedule=loop.schedule,
+            warmup=loop.warmup,
+            weight_decay=loop.weight_decay,
+            clip=loop.grad_clip_norm,
+            checkpoint_every=loop.checkpoint_every,
+            validate_every=loop.validate_every,
+            patience=loop.patience,
+            minutes=loop.minutes,
+        ),
+        inputs.folder,
+        validate if spec.validation else None,
+        {"unit": spec.unit},
+        mesh,
+        note,
+    )
+    return Result(**found, train_classes=len(table.classes), train_images=len(table.images))
+
+
+def cost(spec: Spec) -> float:
+    """The seconds that it takes on two cores, roughly."""
+    if family(spec.method) == "pretraining":
+        return spec.steps / 140
+    order, _, inner_steps = spec.method.split("_")
+    return spec.steps * (1 + int(inner_steps) * (1.0 if order == "fo" else 2.5)) / 140
+
+
+def adopt(folder: Path, shorter: Iterable[Path], steps: int) -> None:
+    """Copy the furthest of the runs in `shorter` into `folder`, if it is further than the one there.
+
+    A run that has gone past `steps` is of no use: of its checkpoints only the latest are kept.
+    """
+    furthest = max(shorter, key=lambda other: _usable(other, steps), default=folder)
+    if _usable(furthest, steps) <= train.latest_step(folder):
+        return
+    unfinished = folder / ".checkpoints.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(furthest / "checkpoints", unfinished)
+    shutil.copy(furthest / "metrics.jsonl", folder)
+    if (furthest / "tensorboard").is_dir():
+        shutil.copytree(furthest / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    unfinished.rename(folder / "checkpoints")
+
+
+def _usable(folder: Path, steps: int) -> int:
+    """The latest step of a run, 0 where it has gone past `steps`."""
+    latest = train.latest_step(folder)
+    return latest if latest <= steps else 0
