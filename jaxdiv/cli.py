@@ -1,8 +1,8 @@
 """The command `jaxdiv` (in a clone also `python launch.py`): the whole study from one line.
 
-The chain is: prepare (images) -> diversity (Task2Vec) -> train -> evaluate -> correlate -> report; before diversity,
-`select` chooses the subsets of a controlled experiment. Results go to --workdir, one folder per unit of work; a second
-run does only the missing work. WORKDIR/report/report.html is the end of it.
+The chain is: prepare (images) -> embed (Task2Vec) -> diversity -> train -> evaluate -> correlate -> report; before
+embed, `select` chooses the subsets of a controlled experiment. Results go to --workdir, one folder for each unit of work
+and its settings; a second run does only the missing work. WORKDIR/report/report.html is the end of it.
 """
 
 import ast
@@ -69,7 +69,7 @@ def _define_flags(argv: list[str]) -> None:
     text = "The study: a name (see above) or a path; and --config.any.field=value to change it."
     config_flags.DEFINE_config_file("config", default, text, sys_argv=argv)
     flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
-    stages = "prepare,select,diversity,train,evaluate,correlate,report"
+    stages = "prepare,select,embed,diversity,train,evaluate,correlate,report"
     flags.DEFINE_list("stages", stages, "Which links of the chain to run, a comma between them.")
     flags.DEFINE_string(
         "coordinator",

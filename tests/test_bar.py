@@ -12,7 +12,8 @@ from configs import default
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
 from jaxdiv.bar import bar
 from jaxdiv.data.benchmarks import DataSettings
-from jaxdiv.study.plan import Maker
+from jaxdiv.study import config as door
+from jaxdiv.study import planner
 
 
 @pytest.fixture
@@ -83,8 +84,8 @@ def test_a_study_has_its_own_bars_alone(stderr, tmp_path):
     config.benchmarks, config.methods = ("gauss-0.5",), ()
     config.probe.update({"pixels": 8, "tasks": 3})
     config.task.update({"shots": 1, "queries": 2})
-    config.data.update({"classes": (5, 1, 1), "images": 4})
+    config.data.update({"classes": (5, 1, 1), "images_per_class": 4})
     heard, notes = stderr("terminal"), []
-    for unit in Maker(config, tmp_path).plan():
+    for unit in planner.plan(door.read(config), tmp_path).units:
         unit.execute(lambda share, note: notes.append(note))
     assert heard() == "" and "task 3 of 3" in notes

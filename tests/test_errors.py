@@ -20,7 +20,7 @@ from jaxdiv.data import builders
 from jaxdiv.data.benchmarks import DataSettings, check_inputs
 from jaxdiv.errors import InputError
 from jaxdiv.probes.weights import check_weights
-from jaxdiv.study import runner, settings
+from jaxdiv.study import flags, planner, runner
 
 PACKAGE = Path(jaxdiv.__file__).parent
 # What only the command uses: studies, and the pages that tell who ran one what to run next. The rest is a library.
@@ -51,16 +51,16 @@ def test_every_setting_of_data_that_an_error_names_exists_and_has_a_flag_that_ex
     named = {name for path in LIBRARY for text in errors_of(path) for name in re.findall(r"`(DataSettings\.\w+)", text)}
     assert named >= {"DataSettings.partial", "DataSettings.own", "DataSettings.archive_dir"}
     assert {name.partition(".")[2] for name in named} <= {field.name for field in fields(DataSettings)}
-    assert named <= settings.FLAGS.keys()
+    assert named <= flags.FLAGS.keys()
     config = tiny()
-    for flag in re.findall(r"--config\.([\w.]+)", " ".join(settings.FLAGS.values())):
+    for flag in re.findall(r"--config\.([\w.]+)", " ".join(flags.FLAGS.values())):
         assert config.get_oneway_ref(flag.split(".")[0]) is not None
         value = config
         for part in flag.split("."):
             value = value[part]  # KeyError: no such field
 
 
-def refused(workdir, stages=settings.STAGES, **given):
+def refused(workdir, stages=planner.STAGES, **given):
     """The line of `run`, which must be that of `dry_run`, and nothing written."""
     lines = []
     for action in (runner.dry_run, runner.run):
@@ -133,8 +133,9 @@ def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anyth
 
 @pytest.mark.parametrize("given", [{"classes": (5,)}, {"classes": (0, 0, 0)}, {"classes": (-1, 5, 5)}, {"images": 0}])
 def test_a_generated_benchmark_of_no_images_is_said_before_anything_is_written(tmp_path, given):
-    line = refused(tmp_path / "w", methods=(), **{f"data.{name}": value for name, value in given.items()})
-    assert "--config.data.classes is (" in line and "--config.data.images " in line
+    fields = {f"data.{name.replace('images', 'images_per_class')}": value for name, value in given.items()}
+    line = refused(tmp_path / "w", methods=(), **fields)
+    assert "--config.data.classes is (" in line and "--config.data.images_per_class " in line
     assert "`DataSettings.classes` is (" in said(lambda: check_inputs("gauss-0.1", DataSettings(**given)))
 
 
@@ -170,7 +171,7 @@ def test_a_workdir_on_a_full_disk_is_named_by_its_flag(tmp_path, monkeypatch):
 
 
 def test_an_argument_becomes_its_flag_with_its_value_and_other_text_stays():
-    with pytest.raises(InputError) as error, settings.in_flags(quotas="--config.data.cut.classes"):
+    with pytest.raises(InputError) as error, flags.in_flags(quotas="--config.data.cut.classes"):
         raise InputError("lower `ways`, set `DataSettings.partial=True`, `quotas` or `x`; of `a b`")
     line = "lower --config.task.ways, set --config.data.partial=true, --config.data.cut.classes or `x`; of `a b`"
     assert str(error.value) == line

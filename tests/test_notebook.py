@@ -17,7 +17,7 @@ PIXELS, TASKS = 8, 3
 PROBE, WEIGHTS = "resnet10_narrow", None
 STUDY = '''
   --config.benchmarks="('gauss-0.1','gauss-0.5','gauss-1.5')" --config.methods="('pt',)"
-  --config.task.shots=1 --config.task.queries=2 --config.data.images=4
+  --config.task.shots=1 --config.task.queries=2 --config.data.images_per_class=4
   --config.probe.tasks=3 --config.probe.pixels=8 --config.learner.width=4 --config.evaluation.tasks=4
   --config.pt.steps=10
 '''

@@ -25,11 +25,11 @@ SECONDS_OF_STUDY = [
     "--config.task.shots=2",
     "--config.task.queries=3",
     "--config.data.classes=(8,5,6)",
-    "--config.data.images=6",
+    "--config.data.images_per_class=6",
     "--config.probe.tasks=3",
     "--config.learner.width=4",
     "--config.pt.steps=4",
-    "--config.pt.batch=8",
+    "--config.pt.batch_size=8",
     "--config.evaluation.tasks=4",
 ]
 

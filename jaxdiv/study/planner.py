@@ -321,12 +321,14 @@ def _evaluate(
     study: Study, root: Path, benchmark: str, method: str, run: int, test_set: str, inputs: tuple[Unit, ...]
 ) -> Unit:
     trained, tasks = inputs[0], study.evaluation.tasks
+    where = benchmark if test_set == "own" else study.fixed_test_set
     spec = evaluate.Spec(
         benchmark=benchmark,
         method=method,
         run=run,
         test_set=test_set,
-        table=_whole(study, benchmark if test_set == "own" else study.fixed_test_set, "test"),
+        where=where,
+        table=_whole(study, where, "test"),
         task=study.task,
         tasks=tasks,
         dropout=study.evaluation.dropout,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from jaxdiv.configs import folder as folder_config
 from jaxdiv.errors import InputError
 from jaxdiv.report import survey
 from jaxdiv.report.published import PAPER_MEASURED
-from jaxdiv.study import plan, runner
-from jaxdiv.study.settings import STAGES, with_preset
+from jaxdiv.study import planner, runner
+from jaxdiv.study.config import read
+from jaxdiv.study.planner import STAGES
 from jaxdiv.task2vec.coefficient import cross_diversity, jackknife
 
 MODES = ("RGB", "L", "P", "RGBA", "CMYK")
@@ -104,7 +106,7 @@ def test_a_folder_of_any_images_gives_its_coefficient_a_report_and_a_figure(phot
 
 
 def test_two_folders_stand_side_by_side_in_one_report(both, photos):
-    workdir, said, _ = both
+    workdir, said, settings = both
     rows = list(csv.DictReader((workdir / "report" / "table1.csv").open()))
     assert [row["benchmark"] for row in rows] == ["photos", "noise-b"]
     cross = {
@@ -112,8 +114,7 @@ def test_two_folders_stand_side_by_side_in_one_report(both, photos):
         for r in csv.DictReader((workdir / "report/cross.csv").open())
     }
     stored = [
-        np.load(workdir / f"units/diversity/{name}/resnet10_narrow/arrays.npz")["embeddings"]
-        for name in ("photos", "noise-b")
+        planner.plan(read(settings), workdir).embedded[name].arrays["embeddings"] for name in ("photos", "noise-b")
     ]
     between = pytest.approx(cross_diversity(*stored).value)
     assert cross["photos", "noise-b"] == between and cross["noise-b", "photos"] == between
@@ -148,35 +149,33 @@ def test_the_end_of_a_folder_study_fits_a_terminal_of_80_columns(both):
 def test_the_same_results_give_the_same_page_but_for_its_date(both):
     workdir, _, settings = both
     before = {path.name: path.read_bytes() for path in (workdir / "report").iterdir()}
-    maker = plan.Maker(settings, workdir)
-    found = maker.surveyed(maker.plan())
-    made = json.loads((workdir / "units/report/result.json").read_text())
-    sheets = {name: workdir / "data" / f"{name}.png" for name in maker.names}
+    plan = planner.plan(read(settings), workdir)
+    made = json.loads((workdir / "report" / "result.json").read_text())
+    sheets = {name: workdir / "data" / f"{name}.png" for name in plan.study.names}
     for folder in ("one", "two"):
-        survey.write_survey(workdir / folder, found, maker.config.to_dict(), {"date": "today"}, sheets)
+        found = planner.surveyed(plan)
+        survey.write_survey(workdir / folder, found, asdict(plan.study), {"date": "today"}, sheets)
     one, two = ({p.name: p.read_bytes() for p in (workdir / name).iterdir()} for name in ("one", "two"))
-    assert one == two and set(one) == set(before) and made["result"]
+    assert one == two and set(one) == set(before) - {"result.json"} == set(made["result"]["files"])
     assert [name for name in one if one[name] != before[name]] == ["report.html"]
 
 
-def test_the_papers_preset_is_what_its_table_was_measured_with_and_a_field_that_is_given_stays():
-    filled = with_preset(config("", preset="paper"))
-    row = {**filled.probe, "augment": filled.data.augment.diversity}
+def test_the_papers_preset_is_what_its_table_was_measured_with_and_a_field_that_is_given_stays(photos):
+    filled = read(config(photos, preset="paper"))
+    row = {**asdict(filled.probe), "augment": filled.data.augment.diversity}
     told = ("estimator", "head", "distance", "interval", "augment")
     assert {key: row[key] for key in told} == {key: PAPER_MEASURED[key] for key in told}
-    given = with_preset(config("", preset="paper", **{"probe.estimator": "exact", "data.augment.diversity": False}))
+    given = read(config(photos, preset="paper", **{"probe.estimator": "exact", "data.augment.diversity": False}))
     assert (given.probe.estimator, given.data.augment.diversity, given.probe.head) == ("exact", False, "adam")
-    ours = with_preset(config(""))
+    ours = read(config(photos))
     assert (ours.probe.estimator, ours.probe.interval, ours.data.augment.diversity) == ("exact", "jackknife", False)
-    assert with_preset(ours).to_dict() == ours.to_dict()
     with pytest.raises(InputError, match="unknown preset 'papr': did you mean 'paper'"):
-        with_preset(config("", preset="papr"))
+        read(config(photos, preset="papr"))
 
 
 def test_the_papers_values_are_shown_beside_values_measured_alike_alone(both, tmp_path):
     workdir, _, settings = both
-    maker = plan.Maker(settings, workdir)
-    found = maker.surveyed(maker.plan())
+    found = planner.surveyed(planner.plan(read(settings), workdir))
     alike = PAPER_MEASURED | {"probe": "resnet34", "weights": "imagenet"}
     rows = [row | alike | {"noise_floor": 0.05} for row in found.rows]
     survey.write_survey(tmp_path, found._replace(rows=rows), {}, {}, {})
@@ -208,7 +207,7 @@ def test_a_broken_image_is_named_and_refused_or_left_out(photos, tmp_path):
     assert code == 0 and "mine: left out image class 3/broken.jpg" in said
     # Another image in the folder makes the study another one, not the old result again.
     (tmp_path / "mine" / "class 3" / "broken.jpg").unlink()
-    assert " 2 to run" in run(settings, tmp_path / "two")[1]
+    assert " 3 to run" in run(settings, tmp_path / "two")[1]
 
 
 def test_folders_that_cannot_be_measured_are_refused(photos, tmp_path):

@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from jaxdiv.study import progress
-from jaxdiv.study.units import Unit
+from jaxdiv.study.unit import Unit
 
 
 def unit(name, cost):
-    return Unit(name, {}, lambda unit, report: ({}, {}), Path("nowhere"), (), cost)
+    return Unit(name, {}, lambda unit, progress: None, Path("nowhere"), (), cost)
 
 
 @pytest.fixture

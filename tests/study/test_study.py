@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from rich.console import Console
 
 from jaxdiv.configs import default
 from jaxdiv.errors import InputError
-from jaxdiv.study import plan, runner, settings
+from jaxdiv.study import config as door
+from jaxdiv.study import planner, runner
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -31,11 +31,11 @@ TINY = {
     "task.shots": 2,
     "task.queries": 3,
     "data.classes": "(8,5,6)",
-    "data.images": 6,
+    "data.images_per_class": 6,
     "probe.tasks": 3,
     "learner.width": 4,
     "pt.steps": 30,
-    "pt.batch": 8,
+    "pt.batch_size": 8,
     "maml.steps": 30,
     "evaluation.tasks": 4,
     "training.checkpoint_every": 10,
@@ -149,7 +149,7 @@ def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (unit / "result.json").exists()
+    assert not list(unit.glob("*/result.json"))
     resumed = launch(cache, tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert tables(tmp_path) == tables(finished)
@@ -174,7 +174,7 @@ def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cach
 
 
 def test_a_nan_ends_its_unit_keeps_the_others_and_fails(cache, tmp_path):
-    config = {**TINY, "maml.inner_rate": 1e30, "methods": "('fo_maml_5','pt')"}
+    config = {**TINY, "maml.inner_lr": 1e30, "methods": "('fo_maml_5','pt')"}
     done = launch(cache, tmp_path, config=config)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "train/gauss-0.1/fo_maml_5/seed0: the loss is nan at step" in done.stdout
@@ -188,10 +188,10 @@ def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished
     done = launch(cache, workdir, "--dry_run")
     assert done.returncode == 0 and not workdir.exists()
     lines = done.stdout.splitlines()
-    assert sum(line.startswith("run ") for line in lines) == len(lines) == 3 + 3 + 6 + 12
+    assert sum(line.startswith("run ") for line in lines) == len(lines) == 3 + 3 + 3 + 6 + 12
     console = Console(file=io.StringIO())
-    runner.dry_run(tiny(), finished, settings.STAGES, console)
-    assert sum(line.startswith("done ") for line in console.file.getvalue().splitlines()) == 24
+    runner.dry_run(tiny(), finished, planner.STAGES, console)
+    assert sum(line.startswith("done ") for line in console.file.getvalue().splitlines()) == 27
 
 
 def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path):
@@ -201,17 +201,10 @@ def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path)
     check_refused(tmp_path, ["report"], "report needs", "add correlate to --stages")
 
 
-def test_a_workdir_of_another_configuration_is_refused(finished):
-    words = "another configuration", "maml.steps (30 there, 31 asked for)", "--workdir"
-    check_refused(finished, settings.STAGES, *words, **{"maml.steps": 31})
-
-
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    check_refused(tmp_path / "file" / "study", settings.STAGES, "cannot be written", "--workdir")
-    runner.dry_run(
-        tiny(), tmp_path / "file" / "study", settings.STAGES, Console(quiet=True)
-    )  # writes nothing: no error
+    check_refused(tmp_path / "file" / "study", planner.STAGES, "cannot be written", "--workdir")
+    runner.dry_run(tiny(), tmp_path / "file" / "study", planner.STAGES, Console(quiet=True))  # writes nothing: no error
 
 
 @pytest.mark.parametrize(
@@ -228,7 +221,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
         ({"learner.net": "conv5"}, ["unknown network 'conv5'", "'conv4'"]),
         ({"learner.batch_norm": "transductiv"}, ["unknown batch-norm policy 'transductiv'", "'transductive'"]),
         ({"learner.compute": "float16"}, ["unknown compute type 'float16'", "'bfloat16'"]),
-        ({"maml.adapts": "heads"}, ["unknown choice of maml.adapts 'heads'", "'head'"]),
+        ({"maml.inner_params": "heads"}, ["unknown choice of maml.inner_params 'heads'", "'head'"]),
         ({"training.optimizer": "adm"}, ["unknown optimizer 'adm'", "'adam'"]),
         ({"training.schedule": "cosin"}, ["unknown schedule 'cosin'", "'cosine'"]),
         ({"training.patience": 3}, ["--config.training.patience", "--config.training.validate_every"]),
@@ -246,8 +239,9 @@ def test_a_wrong_name_or_number_gets_one_clear_line(tmp_path, fields, words):
 @pytest.mark.parametrize("name", ["default", "sample", "omniglot", "controlled", "paper"])
 def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
     config = importlib.import_module(f"jaxdiv.configs.{name}").get_config()
-    stages = [unit.stage for unit in plan.Maker(config, tmp_path).plan()]
-    assert stages == sorted(stages, key=settings.STAGES.index) and {"prepare", "diversity", "evaluate"} <= {*stages}
+    stages = [unit.stage for unit in planner.plan(door.read(config), tmp_path).units]
+    assert stages == sorted(stages, key=planner.STAGES.index)
+    assert {"prepare", "embed", "diversity", "evaluate"} <= {*stages}
     assert ("select" in stages) == (name == "controlled")
 
 
@@ -279,23 +273,21 @@ def test_a_wrong_experiment_or_cut_gets_one_clear_line(tmp_path, fields, words):
 
 
 def test_cut_benchmarks_are_all_of_one_size_and_a_pools_subsets_are_what_was_chosen(tmp_path):
-    cut = plan.Maker(tiny(**{"data.cut.classes": 6, "data.cut.images": 5}), tmp_path / "cut")
+    cut = {"data.cut.classes": 6, "data.cut.images": 5}
+    assert runner.run(tiny(**cut), tmp_path / "cut", ("prepare",), Console(quiet=True)) == 0
+    for unit in planner.plan(door.read(tiny(**cut)), tmp_path / "cut").embedded.values():
+        assert planner._images(unit.spec.table, unit).count.tolist() == [5] * 6
     fields = {"benchmarks": (), "controlled.pool": "gauss-0.5", "controlled.subsets": 1, "task.ways": 2}
     fields |= {"controlled.classes": 2, "controlled.candidates": 8, "controlled.images": 5}
-    config = tiny(**fields)
-    assert runner.run(config, tmp_path / "one", ("prepare", "select"), Console(quiet=True)) == 0
-    chosen = plan.Maker(config, tmp_path / "one")
-    assert chosen.names == ("low-1", "middle-1", "high-1")
-    for unit in cut.plan():
-        if unit.stage == "prepare":
-            unit.execute(lambda share, note: None)
-    for name in cut.names:
-        table = cut.table(name, 16, "train")
-        assert table.count.tolist() == [5] * 6 and len(cut.table(name, 16, "test").classes) == 6
-    picked = json.loads((tmp_path / "one/units/select/resnet10_narrow/result.json").read_text())["result"]
-    for name in chosen.names:
-        assert list(chosen.table(name, 16, "train").classes) == picked["classes"][name]
-        assert len(chosen.table(name, 16, "test").classes) == 6
+    assert runner.run(tiny(**fields), tmp_path / "one", ("prepare", "select"), Console(quiet=True)) == 0
+    chosen = planner.plan(door.read(tiny(**fields)), tmp_path / "one")
+    assert chosen.study.names == ("low-1", "middle-1", "high-1")
+    picked = chosen.subsets.result
+    for name in chosen.study.names:
+        train = chosen.embedded[name]
+        assert list(planner._images(train.spec.table, train).classes) == picked["classes"][name]
+        test = chosen.tested[name, "pt", 0, "own"]
+        assert len(planner._images(test.spec.table, test).classes) == 6
     distance = picked["class_distance"]
     assert distance["low-1"] <= distance["middle-1"] <= distance["high-1"]
 
@@ -308,7 +300,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 def test_methods_that_differ_in_the_test_alone_share_their_training(tmp_path):
     fields = {"methods": ("ho_maml_5", "ho_maml_10"), "benchmarks": ("gauss-0.1",), "maml.train_inner_steps": 5}
-    units = {unit.name: unit for unit in plan.Maker(tiny(**fields), tmp_path).plan()}
+    units = {unit.name: unit for unit in planner.plan(door.read(tiny(**fields)), tmp_path).units}
     trained = "train/gauss-0.1/ho_maml_5/seed0"
     assert [name for name in units if name.startswith("train/")] == [trained]
     for method in fields["methods"]:
@@ -334,9 +326,9 @@ def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
 
 def test_a_missing_and_a_truncated_archive_are_named(tmp_path):
     fields = {"benchmarks": ("mini_imagenet",), "data.archive_dir": str(tmp_path), "data.dir": str(tmp_path / "data")}
-    check_refused(tmp_path / "w", settings.STAGES, "mini-imagenet.tar.gz is missing", f"into {tmp_path}", **fields)
+    check_refused(tmp_path / "w", planner.STAGES, "mini-imagenet.tar.gz is missing", f"into {tmp_path}", **fields)
     (tmp_path / "mini-imagenet.tar.gz").write_bytes(b"PK\x03\x04 and no more")
-    check_refused(tmp_path / "w", settings.STAGES, "mini-imagenet.tar.gz", "truncated", **fields)
+    check_refused(tmp_path / "w", planner.STAGES, "mini-imagenet.tar.gz", "truncated", **fields)
 
 
 def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
@@ -350,9 +342,9 @@ def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
     fields |= {"data.split.fractions": (0.5, 0.25, 0.25), "data.augment.training": True}
     stages = ("prepare", "train", "evaluate")
     assert runner.run(tiny(**fields), tmp_path / "w", stages, Console(quiet=True)) == 0
-    trained = json.loads((tmp_path / "w/units/train/images/pt/seed0/result.json").read_text())
+    trained = json.loads(next((tmp_path / "w/units/train/images/pt/seed0").glob("*/result.json")).read_text())
     assert trained["result"]["train_classes"] == 6 and trained["settings"]["augment"] is True
-    tested = json.loads((tmp_path / "w/units/evaluate/images/pt/seed0/own/result.json").read_text())
+    tested = json.loads(next((tmp_path / "w/units/evaluate/images/pt/seed0/own").glob("*/result.json")).read_text())
     assert 0 <= tested["result"]["accuracy"] <= 1
     manifest = json.loads((tmp_path / "w/data/manifest.json").read_text())
     assert manifest["benchmarks"]["images"]["test"] == {"classes": 3, "images": 18}
@@ -367,14 +359,3 @@ def test_help_shows_the_flags_to_a_newcomer(cache, tmp_path):
     done = launch(cache, tmp_path, "--help", config={})
     for word in ("python launch.py", "--config", "--workdir", "--stages", "--dry_run"):
         assert word in done.stdout
-
-
-def test_a_unit_of_other_settings_is_not_taken_for_its_own(finished, tmp_path):
-    from jaxdiv.study.units import Unit
-
-    shutil.copytree(finished / "units/prepare/gauss-0.1/16px", tmp_path / "unit")
-    run = lambda unit, report: ({}, {"a": np.zeros(1)})
-    stranger = Unit("prepare/gauss-0.1/16px", {"pixels": 17}, run, tmp_path / "unit")
-    assert not stranger.done
-    stranger.execute(lambda share, note: None)
-    assert stranger.done and stranger.arrays()["a"].shape == (1,)

@@ -25,6 +25,7 @@ class Spec:
 
     Attributes:
       test_set: "own" or "fixed".
+      where: the benchmark that this is; the draw of the tasks depends on its name.
       table: where the tasks are from.
       dropout: whether MAML drops in a test too.
       learner, settings: as it was trained with, so that the input's digest has them.
@@ -34,6 +35,7 @@ class Spec:
     method: str
     run: int
     test_set: str
+    where: str
     table: Table
     task: Task
     tasks: int
@@ -80,7 +82,7 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     learner = make(spec.method, spec.learner, spec.settings, spec.task.ways, inputs.train_classes, spec.dropout)
     params, carried = train.load_params(inputs.folder, learner)
     heard = lambda done: progress(done / spec.tasks, "")
-    key = key_for(spec.seed, "evaluate", spec.table.source)
+    key = key_for(spec.seed, "evaluate", spec.where)
     found = test(learner, params, carried, inputs.table, spec.task, spec.tasks, key, heard)
     accuracy, accuracy_ci = evaluate.mean_interval(found.accuracy)
     loss, loss_ci = evaluate.mean_interval(found.loss)
