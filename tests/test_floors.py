@@ -54,6 +54,12 @@ def test_every_module_is_in_a_package_or_at_the_foot_and_the_command_alone_runs_
     assert rooms(imports(PACKAGE / "cli.py")) == {"errors", "host_memory", "study"}
 
 
+def test_a_stage_knows_neither_the_plan_nor_the_run_that_it_is_part_of():
+    for path in (PACKAGE / "study" / "stages").glob("*.py"):
+        ours = {name.split(".")[2] for name in imports(path) if name.startswith("jaxdiv.study.")}
+        assert not ours & {"planner", "runner", "manifest", "progress", "config"}, path.name
+
+
 def test_the_statistics_know_neither_jax_nor_a_drawing():
     outside = {name.split(".")[0] for path in (PACKAGE / "stats").glob("*.py") for name in imports(path)}
     methods = {name for path in (PACKAGE / "stats").glob("*.py") for name in imports(path) if ".methods" in name}

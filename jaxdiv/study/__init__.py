@@ -1,5 +1,5 @@
-"""A study: its configuration, its units of work, running them and showing how they go.
+"""A study: its configuration (`config`), its units of work (`planner`, `stages`), and running them (`runner`).
 
-In: a ConfigDict and a workdir. Out: a folder for each unit, and the report. Imports everything below.
+In: a ConfigDict and a workdir. Out: a folder for each unit and its settings, and the report. Imports everything below.
 Only the command (`cli`) may import it.
 """
