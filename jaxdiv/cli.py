@@ -1,8 +1,8 @@
 """The command `jaxdiv` (in a clone also `python launch.py`): the whole study from one line.
 
 The chain is: prepare (images) -> embed (Task2Vec) -> diversity -> train -> evaluate -> correlate -> report; before
-embed, `select` chooses the subsets of a controlled experiment. Results go to --workdir, one folder for each unit of work and
-its settings; a second run does only the missing work. WORKDIR/report/report.html is the end of it.
+embed, `select` chooses the subsets of a controlled experiment. Results go to --workdir, one folder for each unit of
+work and its settings; a second run does only the missing work. WORKDIR/report/report.html is the end of it.
 """
 
 import ast
