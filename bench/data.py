@@ -24,7 +24,7 @@ from absl import app, flags
 
 from jaxdiv import load_benchmark, meta_gradient, sample_tasks
 from jaxdiv.data.augment import Augmentation
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data.prepare import DataSettings
 from jaxdiv.host_memory import keep_freed_memory
 from jaxdiv.nets.network import make_network
 

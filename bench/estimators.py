@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data.prepare import DataSettings
 from jaxdiv.task2vec.coefficient import diversity, noise_floor
 from jaxdiv.task2vec.fisher import draws
 

@@ -15,7 +15,7 @@ R² of accuracy .149 (PT), .168, .152 (FO-MAML 5, 10), .398, .416 (HO-MAML 5, 10
 from ml_collections import ConfigDict
 
 from jaxdiv.configs import default
-from jaxdiv.data.benchmarks import STUDY
+from jaxdiv.data.registry import STUDY
 
 
 def get_config() -> ConfigDict:

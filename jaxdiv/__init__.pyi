@@ -6,9 +6,9 @@ from . import report as report
 from . import stats as stats
 from . import study as study
 from . import task2vec as task2vec
-from .data.benchmarks import DataSettings as DataSettings
 from .data.benchmarks import load_benchmark as load_benchmark
 from .data.episodes import sample_tasks as sample_tasks
+from .data.prepare import DataSettings as DataSettings
 from .methods.maml import meta_gradient as meta_gradient
 from .probes.weights import load_probe as load_probe
 from .stats.regression import r_squared as r_squared

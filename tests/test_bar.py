@@ -11,7 +11,7 @@ import pytest
 from configs import default
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
 from jaxdiv.bar import bar
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data.prepare import DataSettings
 from jaxdiv.study import config as door
 from jaxdiv.study import planner
 

@@ -1,5 +1,6 @@
-"""Images: any source -> a stored table (`store`) -> an `ImageTable` -> few-shot tasks and batches (`episodes`).
+"""Images: any source (`prepare`) -> a stored table (`store`) -> an `ImageTable` (`benchmarks`, `table`) -> few-shot tasks
+and batches (`episodes`). `registry` has the facts of every data set.
 
-In: archives, folders and generated sets, by a benchmark's name (`benchmarks`). Out: `ImageTable`, `Task`.
+In: archives, folders and generated sets, by a benchmark's name. Out: `ImageTable`, `Task`.
 Imports only the foot of the package (`errors`, `files`, `download`). Everything above may import it.
 """

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from jaxdiv.data import benchmarks, own
+from jaxdiv.data import own, prepare, registry
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.methods.registry import METHODS
 from jaxdiv.probes.weights import IMAGENET
@@ -73,7 +73,7 @@ class Study(sections.Section):
     def own(self) -> dict[str, str]:
         """The path of each of the user's own data sets by its name, in the order given."""
         with in_flags():
-            return own.parse(self.images, lambda name: name == "all" or benchmarks.is_known(name))
+            return own.parse(self.images, lambda name: name == "all" or registry.is_known(name))
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -108,10 +108,10 @@ class Study(sections.Section):
         return beside if beside.exists() and not given.exists() else given
 
     @property
-    def data_settings(self) -> benchmarks.DataSettings:
+    def data_settings(self) -> prepare.DataSettings:
         """How base sets are made."""
         data = self.data
-        return benchmarks.DataSettings(
+        return prepare.DataSettings(
             archive_dir=data.archive_dir,
             dir=data.dir,
             download=data.download,
@@ -133,7 +133,7 @@ class Study(sections.Section):
 
     def bases(self, benchmark: str) -> tuple[str, ...]:
         """The base sets of a benchmark."""
-        return benchmarks.components(self.source(benchmark), self.own)
+        return registry.components(self.source(benchmark), self.own)
 
 
 def read(config: ConfigDict) -> Study:
@@ -199,22 +199,22 @@ def _check_benchmarks(study: Study) -> None:
             "--config.benchmarks"
         )
     names = (*study.measured, study.fixed_test_set)
-    used = {base for name in names for base in benchmarks.components(name, study.own)}
+    used = {base for name in names for base in registry.components(name, study.own)}
     split = study.data.split
-    if study.methods and used & {*study.own, benchmarks.OWN} and not split.file and not any(split.fractions[-1:]):
+    if study.methods and used & {*study.own, registry.OWN} and not split.file and not any(split.fractions[-1:]):
         raise InputError(
             "your own images have no test classes to evaluate on: give some by "
             "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
         )
-    if benchmarks.OWN in used:
-        raise InputError(f"benchmark {benchmarks.OWN!r} is your own folder of images: name it by --config.images=DIR")
+    if registry.OWN in used:
+        raise InputError(f"benchmark {registry.OWN!r} is your own folder of images: name it by --config.images=DIR")
 
 
 def _check_sizes(study: Study) -> None:
     """A cut's numbers, and those of a controlled experiment."""
     cut, chosen, task = study.data.cut, study.controlled, study.task
     needed = task.shots + task.queries
-    most = max(len(benchmarks.components(name, study.own)) for name in study.measured)
+    most = max(len(registry.components(name, study.own)) for name in study.measured)
     if 0 < cut.images < needed or (cut.classes and cut.classes // most < task.ways):
         raise InputError(
             f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "
@@ -227,7 +227,7 @@ def _check_sizes(study: Study) -> None:
             "--config.controlled.pool makes the benchmarks, all of one size: set --config.benchmarks='()' and no "
             "--config.data.cut"
         )
-    sets = len(benchmarks.components(chosen.pool, study.own))
+    sets = len(registry.components(chosen.pool, study.own))
     each, rest = divmod(chosen.classes, sets)
     if rest or each < task.ways or 2 * chosen.subsets * each > chosen.candidates:
         raise InputError(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxdiv.data import benchmarks, store
+from jaxdiv.data import contact_sheet, registry, store
 from jaxdiv.files import replacing
 from jaxdiv.study.planner import Plan, shown, table_folder
 
@@ -21,7 +21,7 @@ def write(plan: Plan) -> Path | None:
         parts = [unit.result for unit in plan.parts(name, pixels)]
         splits = {
             split: {what: sum(part[split][what] for part in parts) for what in ("classes", "images")}
-            for split in benchmarks.SPLITS
+            for split in registry.SPLITS
         }
         manifest["benchmarks"][name] = {"components": study.bases(name), "pixels": pixels} | splits
     file, text = folder / "manifest.json", json.dumps(manifest, indent=1)
@@ -31,7 +31,7 @@ def write(plan: Plan) -> Path | None:
     for name in shown(study):
         stored = [store.read_table(table_folder(unit)) for unit in plan.parts(name, pixels)]
         with replacing(folder / f"{name}.png") as temporary:
-            benchmarks.sheet(name, stored, study.own).save(temporary, "PNG")
+            contact_sheet.contact_sheet(name, stored, study.own).save(temporary, "PNG")
     with replacing(file) as temporary:
         temporary.write_text(text)
     return file

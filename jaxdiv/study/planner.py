@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiv.data import benchmarks, synthetic
-from jaxdiv.data.episodes import ImageTable
+from jaxdiv.data import registry, synthetic
+from jaxdiv.data.prepare import check_inputs
+from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import unknown
 from jaxdiv.methods.make import with_steps
 from jaxdiv.methods.registry import family
@@ -112,7 +113,7 @@ def check_files(plan: Plan, lacking: Iterable[Unit]) -> None:
     """
     for unit in lacking:
         if unit.stage == "prepare":
-            benchmarks.check_inputs(unit.spec.base, unit.spec.data)
+            check_inputs(unit.spec.base, unit.spec.data)
         elif unit.stage in ("select", "embed") and (weights := plan.study.weights):
             check_weights(plan.study.probe.name, weights)
 
@@ -144,7 +145,7 @@ def correlation(plan: Plan) -> Unit:
     """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
     measured = {name: unit for name, unit in plan.measured.items() if unit.done}
     tested = [unit for unit in plan.tested.values() if unit.done]
-    shares = {name: benchmarks.shares(plan.study.source(name), plan.study.own) for name in plan.study.names}
+    shares = {name: registry.shares(plan.study.source(name), plan.study.own) for name in plan.study.names}
     spec = correlate.Spec(shares, controlled=plan.subsets is not None)
 
     def work(unit: Unit, progress: ProgressFn) -> correlate.Result:
@@ -278,7 +279,7 @@ def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:
         distance=study.probe.distance,
         interval=study.probe.interval,
         own=any(base in study.own for base in study.bases(benchmark)),
-        true_diversity=None if study.controlled.pool else benchmarks.true_diversity(benchmark, study.own),
+        true_diversity=None if study.controlled.pool else registry.true_diversity(benchmark, study.own),
         embedded=embedded.spec,
     )
     work = lambda unit, progress: diversity.run(spec, embedded.load(embed.Result), progress)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from jaxdiv.data.episodes import ImageTable, read_images, sample_batch, take
+from jaxdiv.data.episodes import read_images, sample_batch
+from jaxdiv.data.table import ImageTable, take
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.probes.resnet import Probe
 from jaxdiv.stats.controls import LEVELS

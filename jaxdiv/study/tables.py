@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiv.data import benchmarks, store, synthetic
-from jaxdiv.data.episodes import ImageTable, check_tasks, draw_classes, place, table_of, take, union
+from jaxdiv.data import benchmarks, prepare, registry, store, synthetic
+from jaxdiv.data.episodes import check_tasks
+from jaxdiv.data.table import ImageTable, draw_classes, place, table_of, take, union
 from jaxdiv.errors import InputError
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.sections import NO_RESULT, Task
@@ -40,7 +41,7 @@ class Table:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        return benchmarks.components(self.source, self.own)
+        return registry.components(self.source, self.own)
 
 
 # The last two tables stay, since all methods of a benchmark run in a row.
@@ -57,7 +58,7 @@ def read(table: Table, folders: tuple[Path, ...], rows: tuple[int, ...] = ()) ->
     return place(take(whole, rows or _drawn(table, whole), table.images, table.seed))
 
 
-def outline(table: Table, folders: Sequence[Path | None], data: benchmarks.DataSettings) -> ImageTable | None:
+def outline(table: Table, folders: Sequence[Path | None], data: prepare.DataSettings) -> ImageTable | None:
     """The classes and numbers of images that `read` finds, without a cut and without pixels; None: not known yet.
 
     folders: as in `read`, or None where nothing is prepared yet: of generated base sets alone all is known before.
@@ -74,14 +75,14 @@ def check(table: Table, outlined: ImageTable, task: Task) -> None:
     check_tasks(f"benchmark {table.source!r} ({table.split} split)", outlined, task.ways, task.shots, task.queries)
 
 
-def _outline(base: str, split: str, folder: Path | None, data: benchmarks.DataSettings) -> ImageTable | None:
-    number = benchmarks.SPLITS.index(split)
+def _outline(base: str, split: str, folder: Path | None, data: prepare.DataSettings) -> ImageTable | None:
+    number = registry.SPLITS.index(split)
     if folder is not None:
         stored = store.read_table(folder)
         mine = np.flatnonzero(stored.split == number)
         count, names = stored.count[mine].tolist(), [stored.names[row] for row in mine]
     elif synthetic.spread(base) is not None:
-        benchmarks.check_inputs(base, data)
+        prepare.check_inputs(base, data)
         count = [data.images] * data.classes[number]
         names = [f"class {sum(data.classes[:number]) + row}" for row in range(len(count))]
     else:

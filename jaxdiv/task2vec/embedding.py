@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiv.bar import bar
-from jaxdiv.data.episodes import ImageTable, check_tasks, sample_tasks
+from jaxdiv.data.episodes import check_tasks, sample_tasks
+from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.probes.resnet import Probe
 from jaxdiv.task2vec.fisher import check_finite, check_labels, check_names, check_pixels, embed

@@ -14,7 +14,8 @@ from scipy import stats
 
 from jaxdiv.data import augment
 from jaxdiv.data.augment import Augmentation, Draw, draw
-from jaxdiv.data.episodes import make_table, sample_batch, sample_tasks, union
+from jaxdiv.data.episodes import sample_batch, sample_tasks
+from jaxdiv.data.table import make_table, union
 
 adjust, apply, augment_images, resample = map(
     jax.jit, (augment.adjust, augment.apply, augment.augment_images, augment.resample)

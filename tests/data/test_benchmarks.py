@@ -7,10 +7,12 @@ import pytest
 from sample_archives import data, of_classes, one_line, prepare
 from scipy import stats
 
-from jaxdiv.data import benchmarks, store
+from jaxdiv.data import benchmarks, contact_sheet, registry, store
 from jaxdiv.data.augment import Augmentation
-from jaxdiv.data.benchmarks import DataSettings, components, load_benchmark, native_pixels
+from jaxdiv.data.benchmarks import load_benchmark
 from jaxdiv.data.episodes import sample_tasks
+from jaxdiv.data.prepare import DataSettings
+from jaxdiv.data.registry import components, native_pixels
 from jaxdiv.errors import InputError
 
 PROTOCOL = {  # section 1: train, val, test classes; a union is the sum of its parts
@@ -78,8 +80,8 @@ def test_an_unknown_split_names_the_valid_ones():
 def test_the_splits_of_a_generated_benchmark_are_its_classes_in_turn(tmp_path):
     stored, facts = prepare("gauss-0.3", 4, DataSettings(dir=str(tmp_path), **GENERATED))
     assert stored.images.shape == (20, 4, 4, 3)
-    assert [facts[split]["classes"] for split in benchmarks.SPLITS] == [5, 3, 2]
-    tables = [benchmarks.table("gauss-0.3", stored, split) for split in benchmarks.SPLITS]
+    assert [facts[split]["classes"] for split in registry.SPLITS] == [5, 3, 2]
+    tables = [benchmarks.table("gauss-0.3", stored, split) for split in registry.SPLITS]
     np.testing.assert_array_equal(np.concatenate([t.images for t in tables]), stored.images)
 
 
@@ -93,7 +95,7 @@ def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in official.MAKERS:
             official.make(name, where, 2, monkeypatch)
-        yield {base: prepare(base, 8, data(where, partial=True)) for base in benchmarks.BASE_SETS}
+        yield {base: prepare(base, 8, data(where, partial=True)) for base in registry.BASE_SETS}
 
 
 def joined(name, prepared, split):
@@ -107,30 +109,30 @@ def expected_classes(name):
 
 
 def test_the_studys_thirteen_are_those_of_its_table():
-    assert tuple(PROTOCOL) == benchmarks.STUDY
-    assert set(benchmarks.BASE_SETS) | set(benchmarks.UNIONS) == {*PROTOCOL, *FURTHER}
+    assert tuple(PROTOCOL) == registry.STUDY
+    assert set(registry.BASE_SETS) | set(registry.UNIONS) == {*PROTOCOL, *FURTHER}
 
 
 @pytest.mark.parametrize("name", [*PROTOCOL, *FURTHER])
 def test_class_counts_are_the_protocols_and_splits_share_no_class(name, prepared):
-    tables = {split: joined(name, prepared, split) for split in benchmarks.SPLITS}
-    assert tuple(len(tables[split].classes) for split in benchmarks.SPLITS) == expected_classes(name)
+    tables = {split: joined(name, prepared, split) for split in registry.SPLITS}
+    assert tuple(len(tables[split].classes) for split in registry.SPLITS) == expected_classes(name)
     assert all((table.count >= 2).all() for table in tables.values())
     # A class is a name in a data set; unions here have no data set twice, and fc100 shares classes with cifar_fs.
     keys = [set(zip(np.asarray(t.dataset).tolist(), t.classes, strict=True)) for t in tables.values()]
     assert len(set.union(*keys)) == sum(map(len, keys)) == sum(expected_classes(name))
 
 
-@pytest.mark.parametrize("base", sorted(set(benchmarks.BASE_SETS) - {"omniglot", "aircraft_family"}))
+@pytest.mark.parametrize("base", sorted(set(registry.BASE_SETS) - {"omniglot", "aircraft_family"}))
 def test_every_class_has_its_own_images_in_the_split_that_lists_it(base, prepared):
     stored, facts = prepared[base]
-    lists = benchmarks.split_lists()[benchmarks.BASE_SETS[base].splits]
+    lists = registry.split_lists()[registry.BASE_SETS[base].splits]
     first = np.cumsum(stored.count) - stored.count
     for name, start, count, split in zip(stored.names, first, stored.count, stored.split, strict=True):
         found = stored.images[start : start + count].astype(int)
         assert np.abs(found - official.colour(name)).max() <= (6 if base != "aircraft" else 12)
         of_list = official.cifar_classes()[name] if base == "fc100" else name
-        assert of_list in lists[benchmarks.SPLITS[split]]
+        assert of_list in lists[registry.SPLITS[split]]
     assert facts["left_out"] == []
 
 
@@ -142,7 +144,7 @@ def test_aircraft_loses_the_banner_which_the_families_of_the_studys_code_keep(pr
     assert families.count.sum() == 200 and families.count.min() >= 2
 
 
-@pytest.mark.parametrize("name", [n for n in benchmarks.STUDY if n in benchmarks.UNIONS])
+@pytest.mark.parametrize("name", [n for n in registry.STUDY if n in registry.UNIONS])
 def test_a_union_draws_its_data_sets_equally_often_and_never_mixes_them(name, prepared):
     table = joined(name, prepared, "train")
     # A pixel that says the data set: with labels of its classes, tasks can be told apart by what they drew.
@@ -161,20 +163,20 @@ def test_a_union_draws_its_data_sets_equally_often_and_never_mixes_them(name, pr
 def test_pixels_statistics_and_augmentation_are_the_protocols():
     natural = Augmentation(0.18, 8 / 84, 0.4, True)
     for base in ("aircraft", "aircraft_family", "flower", "dtd", "cu_birds"):
-        look = benchmarks.BASE_SETS[base].look
+        look = registry.BASE_SETS[base].look
         assert look.mean == (0.5853, 0.5335, 0.4950) and look.std == (0.2348, 0.2260, 0.2242)
         assert look.augmentation == natural
     for base in ("cifar_fs", "fc100"):
-        facts = benchmarks.BASE_SETS[base]
+        facts = registry.BASE_SETS[base]
         assert facts.look.mean == (0.5071, 0.4867, 0.4408) and facts.look.std == (0.2675, 0.2565, 0.2761)
         assert facts.look.augmentation == Augmentation(1.0, 4 / 32, 0.4, True)
-        assert facts.in_union == benchmarks.BASE_SETS["dtd"].look
-    mini = benchmarks.BASE_SETS["mini_imagenet"].look
+        assert facts.in_union == registry.BASE_SETS["dtd"].look
+    mini = registry.BASE_SETS["mini_imagenet"].look
     np.testing.assert_allclose(np.array(mini.mean) * 255, [120.396, 115.594, 104.540])
     np.testing.assert_allclose(np.array(mini.std) * 255, [70.682, 68.276, 72.545])
     assert mini.augmentation == Augmentation(1.0, 8 / 84, 0.4, True)
-    assert benchmarks.BASE_SETS["omniglot"].look.augmentation == Augmentation()
-    sides = {name: native_pixels(name) for name in benchmarks.STUDY}
+    assert registry.BASE_SETS["omniglot"].look.augmentation == Augmentation()
+    sides = {name: native_pixels(name) for name in registry.STUDY}
     assert {name for name, side in sides.items() if side == 32} == {"cifar_fs", "fc100"}
     assert set(sides.values()) == {32, 84}
 
@@ -188,9 +190,9 @@ def test_cifar_has_other_statistics_in_a_union_than_alone(prepared):
 
 
 def test_a_contact_sheet_has_a_row_for_each_class_of_each_split(prepared):
-    sheet = np.asarray(benchmarks.sheet("dtd", [prepared["dtd"][0]]))
-    lists, row = benchmarks.split_lists()["dtd"], 0
-    for split in benchmarks.SPLITS:
+    sheet = np.asarray(contact_sheet.contact_sheet("dtd", [prepared["dtd"][0]]))
+    lists, row = registry.split_lists()["dtd"], 0
+    for split in registry.SPLITS:
         row += store._TITLE
         shown = np.unique(np.linspace(0, len(lists[split]) - 1, min(8, len(lists[split]))).astype(int))
         for i in shown:

@@ -26,7 +26,8 @@ from sample_archives import one_line
 
 from jaxdiv.data import builders, store
 from jaxdiv.data.archives import load_arrays, members
-from jaxdiv.data.benchmarks import DataSettings, prepare, split_lists
+from jaxdiv.data.prepare import DataSettings, prepare_base_set
+from jaxdiv.data.registry import split_lists
 from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,7 @@ def test_real_images_in_the_official_layout_give_the_table_of_the_sample(
 
     def made(folder, into):
         settings = DataSettings(str(folder), str(tmp_path / "data"), partial=True, min_images=2)
-        return prepare(name, 8, settings, tmp_path / into)
+        return prepare_base_set(name, 8, settings, tmp_path / into)
 
     ours, theirs = made(tmp_path, "official"), made(tmp_path / "samples", "sample")
     assert ours.pop("archives") != theirs.pop("archives")
@@ -268,7 +269,7 @@ def test_a_broken_image_is_named(dtd, tmp_path, monkeypatch, data):
     files["dtd/images/banded/1.jpg"] = data
     rehash(monkeypatch, official.write_tar(path, files))
     with pytest.raises(InputError) as error:
-        prepare(
+        prepare_base_set(
             "dtd", 8, DataSettings(str(path.parent), str(tmp_path / "data"), partial=True, min_images=2), tmp_path / "t"
         )
     one_line(error, path.name, "dtd/images/banded/1.jpg", "replace or remove it")
@@ -383,14 +384,14 @@ def test_a_full_disk_leaves_nothing_that_counts_as_whole(dtd, tmp_path, limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # a file that grows beyond it cannot be written
     try:
         with pytest.raises(InputError) as error:
-            prepare("dtd", 32, settings, tmp_path / "table")
+            prepare_base_set("dtd", 32, settings, tmp_path / "table")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     one_line(error, "cannot be written", "make room")
     assert not (tmp_path / "table").exists()
     if limit == 2_000:
         assert nothing_prepared(tmp_path)
-    facts = prepare("dtd", 32, settings, tmp_path / "table")
+    facts = prepare_base_set("dtd", 32, settings, tmp_path / "table")
     stored = store.read_table(tmp_path / "table")
     assert len(stored.images) == 47 and facts["train"]["classes"] == len(split_lists()["dtd"]["train"])
 
@@ -398,7 +399,7 @@ def test_a_full_disk_leaves_nothing_that_counts_as_whole(dtd, tmp_path, limit):
 PREPARE = """
 import json, sys, time
 from pathlib import Path
-from jaxdiv.data import builders, benchmarks
+from jaxdiv.data import builders, prepare
 from dataclasses import replace
 archives, data, table, slow = sys.argv[1:]
 source = builders.SOURCES["cu_birds"]
@@ -413,8 +414,8 @@ builders.SOURCES["cu_birds"] = replace(source, read=slowly, archives=(archive,))
 def progress(share, note):
     if slow == "table" and "px" in note:
         print("half", flush=True); time.sleep(60)
-settings = benchmarks.DataSettings(archives, data, partial=True, min_images=2)
-print(json.dumps(benchmarks.prepare("cu_birds", 8, settings, Path(table), progress)))
+settings = prepare.DataSettings(archives, data, partial=True, min_images=2)
+print(json.dumps(prepare.prepare_base_set("cu_birds", 8, settings, Path(table), progress)))
 """
 
 
@@ -430,9 +431,9 @@ def test_killed_in_mid_prepare_and_run_again_it_gives_the_same_facts(tmp_path, m
         assert bool(list((tmp_path / "data/jaxdiv/cu_birds").glob("1.0.0"))) == (where == "table")
     settings = lambda data: DataSettings(str(path.parent), str(tmp_path / data), partial=True, min_images=2)
     start = time.monotonic()
-    resumed = prepare("cu_birds", 8, settings("data"), tmp_path / "table")
+    resumed = prepare_base_set("cu_birds", 8, settings("data"), tmp_path / "table")
     assert time.monotonic() - start < 20  # the killed process's lock is free
-    assert resumed == prepare("cu_birds", 8, settings("other"), tmp_path / "undisturbed")
+    assert resumed == prepare_base_set("cu_birds", 8, settings("other"), tmp_path / "undisturbed")
     assert resumed["train"] == {"classes": 140, "images": 280}
     unfinished = [p for p in tmp_path.rglob("*") if "incomplete" in p.name or "unfinished" in p.name]
     assert not unfinished

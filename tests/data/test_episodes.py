@@ -12,18 +12,8 @@ import pytest
 from scipy import stats
 
 from jaxdiv.data.augment import Augmentation
-from jaxdiv.data.episodes import (
-    check_tasks,
-    draw_classes,
-    make_table,
-    place,
-    prefetch,
-    read_images,
-    sample_batch,
-    sample_tasks,
-    take,
-    union,
-)
+from jaxdiv.data.episodes import check_tasks, prefetch, read_images, sample_batch, sample_tasks
+from jaxdiv.data.table import draw_classes, make_table, place, take, union
 from jaxdiv.errors import InputError
 
 WAYS, SHOTS, QUERIES = 4, 2, 3

@@ -4,10 +4,10 @@ import pytest
 from sample_archives import of_classes, one_line, prepare
 
 from jaxdiv.configs import folder as folder_config
-from jaxdiv.data import benchmarks
+from jaxdiv.data import benchmarks, registry
 from jaxdiv.data import own as own_data
 from jaxdiv.data.augment import Augmentation
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data.prepare import DataSettings
 from jaxdiv.errors import InputError
 from jaxdiv.study import settings
 
@@ -25,14 +25,14 @@ def own(tmp_path):
 
 
 def own_splits(stored):
-    return {name: benchmarks.SPLITS[split] for name, split in zip(stored.names, stored.split, strict=True)}
+    return {name: registry.SPLITS[split] for name, split in zip(stored.names, stored.split, strict=True)}
 
 
 def test_own_classes_are_split_by_fraction_and_drawn_by_seed(own, tmp_path):
     splits = [own_splits(prepare("mine", 4, own(fractions=(0.5, 0.2, 0.3), split_seed=s))[0]) for s in (0, 0, 1)]
     for split_of in splits:
         assert sorted(split_of) == OWN
-        assert [list(split_of.values()).count(split) for split in benchmarks.SPLITS] == [5, 2, 3]
+        assert [list(split_of.values()).count(split) for split in registry.SPLITS] == [5, 2, 3]
     assert splits[0] == splits[1] != splits[2]
     stored, facts = prepare("mine", 4, own())
     assert set(own_splits(stored).values()) == {"train"} and facts["train"] == {"classes": 10, "images": 20}
@@ -136,11 +136,11 @@ def test_a_wrong_name_of_a_folder_gets_one_line(folders, given, words):
 
 def test_ones_own_sets_are_benchmarks_by_name_parts_of_unions_and_together_images():
     own = {"birds": "/a", "moths": "/b"}
-    assert benchmarks.components("birds", own) == ("birds",)
-    assert benchmarks.components("moths+omniglot", own) == ("moths", "omniglot")
-    assert benchmarks.components("images", own) == ("birds", "moths")
-    assert benchmarks.components("images+omniglot", {"birds": "/a"}) == ("birds", "omniglot")
-    assert benchmarks.shares("images", own) == {"birds": 0.5, "moths": 0.5}
-    assert benchmarks.true_diversity("birds", own) is None
+    assert registry.components("birds", own) == ("birds",)
+    assert registry.components("moths+omniglot", own) == ("moths", "omniglot")
+    assert registry.components("images", own) == ("birds", "moths")
+    assert registry.components("images+omniglot", {"birds": "/a"}) == ("birds", "omniglot")
+    assert registry.shares("images", own) == {"birds": 0.5, "moths": 0.5}
+    assert registry.true_diversity("birds", own) is None
     with pytest.raises(InputError, match="unknown benchmark 'moth': did you mean 'moths'"):
-        benchmarks.components("moth", own)
+        registry.components("moth", own)

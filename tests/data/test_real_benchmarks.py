@@ -11,9 +11,9 @@ import official_archives as official
 import pytest
 from sample_archives import one_line, prepare
 
-from jaxdiv.data import benchmarks, builders, folder
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data import benchmarks, builders, folder, registry
 from jaxdiv.data.episodes import sample_tasks
+from jaxdiv.data.prepare import DataSettings
 from jaxdiv.errors import InputError
 
 
@@ -42,7 +42,7 @@ def test_omniglot_is_whole_and_split_at_the_studys_sizes(omniglot):
     stored, facts = omniglot
     assert stored.images.shape == (32_460, 28, 28, 1)
     assert (stored.count == 20).all() and len(set(stored.names)) == 1623
-    assert [facts[split]["classes"] for split in benchmarks.SPLITS] == [1100, 100, 423]
+    assert [facts[split]["classes"] for split in registry.SPLITS] == [1100, 100, 423]
     assert facts["left_out"] == [] and len(facts["archives"]) == 2
     background = np.array(["background" in name for name in stored.names])
     np.testing.assert_array_equal(background, np.arange(1623) < 964)
@@ -66,7 +66,7 @@ def test_omniglots_strokes_are_1_on_a_background_of_0(omniglot, real):
 
 def test_mini_imagenet_has_its_64_16_20_classes(mini_imagenet):
     stored, facts = mini_imagenet
-    assert [facts[split]["classes"] for split in benchmarks.SPLITS] == [64, 16, 20]
+    assert [facts[split]["classes"] for split in registry.SPLITS] == [64, 16, 20]
     assert facts["left_out"] == [] and (stored.count == 60).all()
 
 
@@ -74,8 +74,8 @@ PREPARING = """
 import json, sys
 from pathlib import Path
 import jax
-from jaxdiv.data import benchmarks, store
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data import store
+from jaxdiv.data.prepare import DataSettings, prepare_base_set
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
@@ -83,7 +83,7 @@ def peak():
 jax.device_count()
 before = peak()
 into = Path(sys.argv[2]) / "table"
-benchmarks.prepare("mini_imagenet", 84, DataSettings(sys.argv[1], sys.argv[2], partial=True), into)
+prepare_base_set("mini_imagenet", 84, DataSettings(sys.argv[1], sys.argv[2], partial=True), into)
 print(json.dumps([peak() - before, store.read_table(into).images.nbytes]))
 """
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import integrate, stats
 
 from jaxdiv.configs import default
-from jaxdiv.data import benchmarks, store, synthetic
+from jaxdiv.data import prepare, registry, store, synthetic
 
 
 def make(seed, spread=0.4):
@@ -101,14 +101,14 @@ def test_same_key_same_images_and_another_key_others():
 
 
 def test_prepared_benchmarks_repeat_by_seed_and_share_no_draw(tmp_path):
-    settings = benchmarks.DataSettings(**SETTINGS)
+    settings = prepare.DataSettings(**SETTINGS)
 
     def make(name, settings=settings):
-        benchmarks.prepare(name, 8, settings, tmp_path / name)
+        prepare.prepare_base_set(name, 8, settings, tmp_path / name)
         return np.array(store.read_table(tmp_path / name).images)
 
     np.testing.assert_array_equal(make("gauss-0.4"), make("gauss-0.4"))
-    other = benchmarks.DataSettings(**SETTINGS, seed=1)
+    other = prepare.DataSettings(**SETTINGS, seed=1)
     assert (make("gauss-0.4") != make("gauss-0.4", other)).mean() > 0.5
     # Almost the same spread: had they shared their normal draws, the images would be almost the same too.
     difference = np.abs(make("gauss-0.4").astype(int) - make("gauss-0.41"))
@@ -140,5 +140,5 @@ def test_measured_diversity_ranks_the_default_benchmarks_as_the_true_one(tmp_pat
         row = json.loads(path.read_text())["result"]
         found[row["benchmark"]] = row["diversity"]
     assert set(found) == set(default.get_config().benchmarks) and len(found) == 8
-    pairs = [(benchmarks.true_diversity(name), found[name]) for name in found]
+    pairs = [(registry.true_diversity(name), found[name]) for name in found]
     assert stats.spearmanr(pairs).statistic >= 0.9, sorted(pairs)

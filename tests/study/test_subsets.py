@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdiv import load_probe
-from jaxdiv.data.episodes import draw_classes, make_table, read_images, take, union
+from jaxdiv.data.episodes import read_images
+from jaxdiv.data.table import draw_classes, make_table, take, union
 from jaxdiv.errors import InputError
 from jaxdiv.stats.controls import LEVELS
 from jaxdiv.study import subsets

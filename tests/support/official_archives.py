@@ -16,7 +16,7 @@ import scipy.io
 from PIL import Image
 
 from jaxdiv.data import builders
-from jaxdiv.data.benchmarks import split_lists
+from jaxdiv.data.registry import split_lists
 
 BANNER = 20  # rows at the bottom of an aircraft's image
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from jaxdiv.data import benchmarks, store
-from jaxdiv.data.benchmarks import DataSettings
+from jaxdiv.data import store
+from jaxdiv.data.prepare import DataSettings, prepare_base_set
 
 
 def png(value=0, size=(6, 5)):
@@ -22,7 +22,7 @@ def of_classes(names, images=2, prefix="mini"):
 def prepare(base, pixels, settings):
     """A prepared table and its facts; records lie beside the archives."""
     into = Path(settings.dir or settings.archive_dir) / f"table-{base}-{pixels}"
-    facts = benchmarks.prepare(base, pixels, settings, into)
+    facts = prepare_base_set(base, pixels, settings, into)
     return store.read_table(into), facts
 
 

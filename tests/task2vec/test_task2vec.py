@@ -16,8 +16,8 @@ from scipy import stats
 from test_resnet import forward_in_numpy, torchvision_tensors
 
 from jaxdiv import load_benchmark, load_probe, sample_tasks
-from jaxdiv.data import benchmarks
-from jaxdiv.data.episodes import make_table
+from jaxdiv.data import benchmarks, prepare, registry
+from jaxdiv.data.table import make_table
 from jaxdiv.errors import InputError
 from jaxdiv.probes.resnet import ARCHITECTURES, Probe, ResNet
 from jaxdiv.probes.weights import from_torchvision
@@ -449,7 +449,7 @@ def test_unnormalised_images_get_one_line_that_says_what_to_do_once_a_kind(anew,
     assert "0..1" in of_shares and "(images - mean) / std" in of_shares and "\n" not in of_shares
     for text in (of_bytes, of_shares):  # the numbers that a user copies from it
         mean, std = re.findall(r"\([\d.]+, [\d.]+, [\d.]+\)", text)
-        assert (mean, std) == (str(benchmarks._IMAGENET.mean), str(benchmarks._IMAGENET.std))
+        assert (mean, std) == (str(registry._IMAGENET.mean), str(registry._IMAGENET.std))
     assert call(pixels) == call(pixels / 255) == []
 
 
@@ -483,7 +483,7 @@ def drawings(pixels, ink):
     return images
 
 
-@pytest.mark.parametrize("base", [*benchmarks.BASE_SETS, benchmarks.OWN, "gauss-0.1", "gauss-1.6"])
+@pytest.mark.parametrize("base", [*registry.BASE_SETS, registry.OWN, "gauss-0.1", "gauss-1.6"])
 @pytest.mark.parametrize("alone", [True, False])
 def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
     """Any photograph, with the mean and std of its data set: here noise over the whole range; drawings; generated."""
@@ -491,7 +491,7 @@ def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
         table = load_benchmark(base, pixels=16)
     else:
         noise = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
-        gray = base in benchmarks.BASE_SETS and benchmarks.BASE_SETS[base].gray
+        gray = base in registry.BASE_SETS and registry.BASE_SETS[base].gray
         look = benchmarks._look(base, alone)
         table = make_table([drawings(16, 0.36) if gray else noise] * 5, list("abcde"), look.mean, look.std)
     task = sample_tasks(jax.random.key(0), table, augment=True)
@@ -500,6 +500,6 @@ def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
 
 def test_omniglot_is_not_taken_for_unnormalised_even_at_the_smallest_size(anew, real, tmp_path):
     """There strokes spread over most of the pixels."""
-    table = load_benchmark("omniglot", pixels=8, settings=benchmarks.DataSettings(str(real), str(tmp_path)))
+    table = load_benchmark("omniglot", pixels=8, settings=prepare.DataSettings(str(real), str(tmp_path)))
     for images in sample_tasks(jax.random.key(0), table, tasks=200).query_images:
         assert warned(lambda images=images: fisher.check_images(images, None)) == []

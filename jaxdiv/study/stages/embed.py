@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiv.data.episodes import ImageTable
+from jaxdiv.data.table import ImageTable
 from jaxdiv.probes.resnet import Probe
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import Task

@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from jaxdiv.data.episodes import ImageTable, sample_tasks
+from jaxdiv.data.episodes import sample_tasks
+from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import evaluate, train
 from jaxdiv.methods.make import make_learner
 from jaxdiv.study.keys import key_for

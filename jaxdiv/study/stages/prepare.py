@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxdiv.data import benchmarks
+from jaxdiv.data import registry
 from jaxdiv.data.folder import fingerprint
+from jaxdiv.data.prepare import DataSettings, prepare_base_set
 from jaxdiv.study.sections import NO_RESULT
 from jaxdiv.study.unit import ProgressFn
 
@@ -22,7 +23,7 @@ class Spec:
     base: str
     pixels: int
     made_from: Mapping[str, Any]
-    data: benchmarks.DataSettings = field(metadata=NO_RESULT)
+    data: DataSettings = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Result:
     test: dict[str, int]
 
 
-def spec(base: str, pixels: int, data: benchmarks.DataSettings) -> Spec:
+def spec(base: str, pixels: int, data: DataSettings) -> Spec:
     """The spec of a base set at `pixels` x `pixels`."""
     facts: dict[str, Any] = {"partial": data.partial, "min_images": data.min_images}
     if path := data.own.get(base):
@@ -52,11 +53,11 @@ def spec(base: str, pixels: int, data: benchmarks.DataSettings) -> Spec:
         facts |= {"fractions": data.fractions, "split_seed": data.split_seed}
         if data.split_file:
             facts["split_file"] = fingerprint(Path(data.split_file))
-    elif base not in benchmarks.BASE_SETS:
+    elif base not in registry.BASE_SETS:
         facts = {"classes": data.classes, "images_per_class": data.images, "seed": data.seed}
     return Spec(base, pixels, facts, data)
 
 
 def run(spec: Spec, folder: Path, progress: ProgressFn) -> Result:
-    """Make the table in `folder`. Raises InputError as `benchmarks.prepare`."""
-    return Result(**benchmarks.prepare(spec.base, spec.pixels, spec.data, folder, progress))
+    """Make the table in `folder`. Raises InputError as `prepare_base_set`."""
+    return Result(**prepare_base_set(spec.base, spec.pixels, spec.data, folder, progress))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdiv.data.episodes import ImageTable, draw_classes
+from jaxdiv.data.table import ImageTable, draw_classes
 from jaxdiv.probes.resnet import Probe
 from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from jaxdiv.data.episodes import ImageTable, sample_batch, sample_tasks
+from jaxdiv.data.episodes import sample_batch, sample_tasks
+from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import train
 from jaxdiv.methods.registry import family
 from jaxdiv.study.keys import key_for

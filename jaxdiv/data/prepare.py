@@ -1,0 +1,225 @@
+"""Any source -> a stored table of one base set: archives, a user's own images, or generated ones."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiv.data import folder, sources, store, synthetic
+from jaxdiv.data.registry import BASE_SETS, OWN, SPLITS, split_lists
+from jaxdiv.download import cache_folder
+from jaxdiv.errors import InputError, at_least
+
+_EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"
+_CHUNK = 256  # images decoded at once
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How base sets are made.
+
+    Attributes:
+      archive_dir: where the archives of real data sets lie; those that are not there are downloaded.
+      dir: where prepared data sets and downloads are kept; empty: `$JAXDIV_CACHE` or `~/.cache/jaxdiv`, in `datasets`.
+      download: whether lacking archives may be downloaded.
+      partial: the archives are samples: classes that are absent or have fewer than `min_images` images are left out
+        and named in the facts. Otherwise they are an error.
+      min_images: shots + queries: the images that a task needs of a class.
+      own: the user's data sets: a folder (or .zip, .tar) of images by its name, a sub-folder per class.
+      fractions, split_seed, split_file: how their classes are split (`folder.split_classes`).
+      skip_broken: leave out their images that cannot be decoded, and name them in the facts; otherwise an error.
+      classes, images, seed: of a generated benchmark: classes per split, images per class, the draw.
+    """
+
+    archive_dir: str = ""
+    dir: str = ""
+    download: bool = True
+    partial: bool = False
+    min_images: int = 20
+    own: Mapping[str, str] = field(default_factory=dict)
+    fractions: tuple[float, ...] = (1.0, 0.0, 0.0)
+    split_seed: int = 0
+    split_file: str = ""
+    skip_broken: bool = False
+    classes: tuple[int, int, int] = (32, 8, 16)
+    images: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.own, Mapping):
+            raise InputError(f"`DataSettings.own` is {self.own!r}: give each set's path by its name, {{'birds': DIR}}")
+
+
+def prepare_base_set(
+    base: str, pixels: int, settings: DataSettings, into: Path, progress: Progress = lambda share, note: None
+) -> dict[str, Any]:
+    """Make one base set's table at `pixels` x `pixels` in the folder `into`, from its archives or generated.
+
+    Returns:
+      Facts for the manifest: classes and images per split, the classes left out, the sha256 of the pixels, and each
+      archive's name, sha256 and size.
+    Raises:
+      InputError: archives as `builders.prepare`; a class that is absent or too small; a broken image; a full disk.
+    """
+    at_least(1, pixels=pixels)
+    check_inputs(base, settings)
+    archives: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    pieces: Iterator[np.ndarray]
+    if base in settings.own or base == OWN:
+        by_class, names, split, left_out = _read_own(base, pixels, settings, progress)
+        count, pieces = [len(images) for images in by_class], iter(by_class)
+    elif (spread := synthetic.spread(base)) is not None:
+        by_class, names, split = _generate(spread, pixels, settings)
+        count, pieces = [len(images) for images in by_class], iter(by_class)
+    else:
+        count, pieces, names, split, left_out, archives = _read(base, pixels, settings, progress)
+    digest = store.write_table(into, pieces, count, split, names)
+    facts: dict[str, Any] = {"left_out": left_out, "sha256": digest, "archives": archives}
+    for number, title in enumerate(SPLITS):
+        mine = np.asarray(split) == number
+        facts[title] = {"classes": int(mine.sum()), "images": int(np.asarray(count)[mine].sum())}
+    return facts
+
+
+def check_inputs(base: str, settings: DataSettings) -> None:
+    """Raise InputError for what is needed and cannot be found, as far as that is known without reading any of it."""
+    archive_dir = _archive_dir(settings)
+    if archive_dir:
+        sources.check_folder(archive_dir)
+    if base in settings.own or base == OWN:
+        if base == OWN:  # all of the user's own sets, of which there are none
+            raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by `DataSettings.own`")
+        if not Path(settings.own[base]).exists():
+            raise folder.missing(Path(settings.own[base]), _EXPECTED)
+        folder.check_split(settings.fractions, settings.split_file, SPLITS)
+    elif base in BASE_SETS:
+        sources.find(sources.SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
+    elif settings.images < 1 or len(settings.classes) != 3 or min(settings.classes) < 0 or not sum(settings.classes):
+        raise InputError(
+            f"`DataSettings.classes` is {tuple(settings.classes)} and `DataSettings.images` {settings.images}: give "
+            f"how many classes there are for train, val and test, and at least 1 image of each"
+        )
+
+
+def _archive_dir(settings: DataSettings) -> Path | None:
+    return Path(settings.archive_dir) if settings.archive_dir else None
+
+
+def _generate(spread, pixels, settings):
+    total = sum(settings.classes)
+    # The spread enters the key, so that two generated benchmarks share no draw.
+    key = jax.random.fold_in(jax.random.key(settings.seed), round(spread * 1e6))
+    images, _ = synthetic.generate(key, spread, total, settings.images, pixels)
+    return list(images), [f"class {i}" for i in range(total)], np.repeat([0, 1, 2], settings.classes)
+
+
+def _read(base, pixels, settings, progress):
+    from jaxdiv.data import builders  # here, since TensorFlow Datasets takes a second to import
+
+    facts = BASE_SETS[base]
+    source = sources.SOURCES[facts.source]
+    data_dir = Path(settings.dir) if settings.dir else cache_folder() / "datasets"
+    records, archives = builders.prepare(
+        facts.source, _archive_dir(settings), data_dir, settings.download, lambda share, note: progress(share / 2, note)
+    )
+    where = " and ".join(archive["file"] for archive in archives)
+    by_class: dict[str, list[tuple[str, int]]] = {}
+    listed: dict[str, str] = {}
+    for start in range(0, len(records), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(records)))
+        for row, record in zip(rows, records.__getitems__(list(rows)), strict=True):
+            label = record[facts.label].decode()
+            by_class.setdefault(label, []).append((record["file"].decode(), row))
+            listed[label] = record[facts.listed].decode()
+    if facts.splits:
+        names, split_of, missing = _split_by_name(facts, listed, where)
+    else:
+        names, split_of, missing = _split_by_order(facts, listed, where)
+    small = [label for label in split_of if len(by_class[label]) < settings.min_images]
+    if not settings.partial:
+        if missing or small:
+            what = f"lacks class {missing[0]!r}" if missing else f"has only {len(by_class[small[0]])} of {small[0]!r}"
+            more = f" (and {len(missing) + len(small) - 1} more such)"
+        elif len(records) != source.images:
+            what, more = f"has {len(records)} images of the {source.images} of {source.title}", ""
+        if missing or small or len(records) != source.images:
+            raise InputError(
+                f"{where} {what}{more}: get the whole of it, or leave such classes out by `DataSettings.partial=True`"
+            )
+    kept = [label for label in split_of if label not in small]
+    if not kept:
+        raise InputError(f"{where} holds no class of {facts.title} with {settings.min_images} images")
+    order = [row for label in kept for _, row in sorted(by_class[label])]
+    decode = folder.decoder(pixels, facts.gray, facts.cut_bottom)
+
+    def pieces():
+        one = lambda record: decode(record["image"], f"{where}: {record['file'].decode()}")
+        with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
+            for start in range(0, len(order), _CHUNK):
+                yield np.stack(list(pool.map(one, records.__getitems__(order[start : start + _CHUNK]))))
+                progress(0.5 + start / len(order) / 2, f"{start} of {len(order)} images at {pixels} px")
+
+    count = [len(by_class[label]) for label in kept]
+    split = [SPLITS.index(split_of[label]) for label in kept]
+    left_out = sorted({*missing, *(names[label] for label in small)})
+    return count, pieces(), [names[label] for label in kept], split, left_out, archives
+
+
+def _read_own(base, pixels, settings, progress):
+    path = Path(settings.own[base])
+    broken: list[str] = []
+    lost = broken if settings.skip_broken else None
+    decode = folder.decoder(pixels, False)
+    images = folder.read_classes(path, _EXPECTED, decode, lambda share: progress(share, ""), lost)
+    small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
+    if small and not settings.partial:
+        raise InputError(
+            f"{path}: class {small[0]!r} (and {len(small) - 1} more) has {len(images[small[0]])} images, fewer than "
+            f"`DataSettings.min_images` = {settings.min_images}: lower that, or leave such classes out by "
+            f"`DataSettings.partial=True`"
+        )
+    names = [name for name in images if name not in small]
+    if not names:
+        raise InputError(f"{path}: none of its {len(images)} classes has {settings.min_images} images")
+    split_of = folder.split_classes(names, settings.fractions, settings.split_seed, settings.split_file, SPLITS)
+    unlisted = [name for name in names if name not in split_of]
+    kept = sorted(split_of, key=lambda name: (SPLITS.index(split_of[name]), name))
+    split = [SPLITS.index(split_of[name]) for name in kept]
+    return [images[name] for name in kept], kept, split, [*small, *unlisted, *broken]
+
+
+def _split_by_order(facts, listed, where):
+    """Omniglot: background alphabets, then evaluation ones, cut at the study's sizes (protocol, section 1)."""
+    if len(listed) != sum(facts.sizes):
+        raise InputError(f"{where} holds {len(listed)} classes, but {facts.title} has {sum(facts.sizes)}")
+    labels = sorted(listed)
+    return {name: name for name in labels}, dict(zip(labels, np.repeat(SPLITS, facts.sizes), strict=True)), []
+
+
+def _split_by_name(facts, listed, where):
+    """Classes by the split's list of names, in its order: what each is called, its split, and which are missing.
+    Oxford's flowers have numbers, which begin Meta-Dataset's names for them (`007.moon orchid`)."""
+    of_list: dict[str, list[str]] = {}
+    for label, name in listed.items():
+        of_list.setdefault(name, []).append(label)
+    names, split_of, missing = {}, {}, []
+    for split, classes in split_lists()[facts.splits].items():
+        for name in classes:
+            short = str(int(name[:3])) if facts.splits == "vgg_flower" else name
+            labels = sorted(of_list.get(short, []))
+            missing += [] if labels else [name]
+            for label in labels:
+                names[label] = name if len(labels) == 1 else label
+                split_of[label] = split
+    if not split_of:
+        raise InputError(
+            f"{where} holds none of the classes of {facts.title}, but {min(listed)!r} and the like: "
+            f"is it another data set?"
+        )
+    return names, split_of, missing

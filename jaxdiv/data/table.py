@@ -1,0 +1,240 @@
+"""The images of a split as arrays, grouped by class: made, joined, cut, and placed on the device.
+
+A table is on the device whole, or, where it is too large for that, on the host as a memory map (`place` chooses).
+"""
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Float, Int, UInt8
+
+from jaxdiv.data.augment import Augmentation
+from jaxdiv.errors import InputError, at_least
+
+
+@struct.dataclass
+class ImageTable:
+    """The images of one split, grouped by class.
+
+    Attributes:
+      images: the pixels as stored, class after class; one channel where every data set is gray, which tasks see as RGB.
+      first, count: each class's first row and its number of images.
+      dataset: the component data set of each class; a task never mixes data sets (zeros outside unions).
+      mean, std: per data set, of pixels scaled to 0..1: what the networks see is `(pixel / 255 - mean) / std`.
+      rotates: per data set, whether a task turns each of its classes by a random quarter (Omniglot).
+      augmentation: per data set, what its images go through where `augment` is asked for.
+      classes: the names of the classes.
+      largest, smallest: images in the largest and in the smallest class.
+      fewest: classes of the data set that has the fewest. Static like the two before: under jit, too, a task is checked
+        against them, and without a look at the device.
+      on_host: `images` is a memory map that stays on the host.
+    """
+
+    images: UInt8[Any, "n h w c"]  # NumPy on the host, JAX once on the device
+    first: Int[Any, "classes"]
+    count: Int[Any, "classes"]
+    dataset: Int[Any, "classes"]
+    mean: Float[Any, "datasets 3"]
+    std: Float[Any, "datasets 3"]
+    rotates: tuple[bool, ...] = struct.field(pytree_node=False)
+    augmentation: tuple[Augmentation, ...] = struct.field(pytree_node=False)
+    classes: tuple[str, ...] = struct.field(pytree_node=False)
+    largest: int = struct.field(pytree_node=False)
+    smallest: int = struct.field(pytree_node=False)
+    fewest: int = struct.field(pytree_node=False)
+    on_host: bool = struct.field(pytree_node=False, default=False)
+
+    def __repr__(self) -> str:
+        sets = "one data set" if len(self.rotates) == 1 else f"{len(self.rotates)} data sets"
+        images = counted(self.images, "images")
+        return f"ImageTable({len(self.classes):,} classes, {images}, {sets}{_whereabouts(self.images)})"
+
+
+def counted(images: Any, what: str) -> str:
+    """How many `images` [..., n, h, w, c] there are and of what size, where they are arrays or stand for some."""
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if len(shape) < 4:  # a pytree's structure, axes for vmap, an index without pixels
+        return f"no {what}"
+    return f"{shape[-4]:,} {what} of {'x'.join(map(str, shape[-3:]))}"
+
+
+def _whereabouts(images: Any) -> str:
+    if isinstance(images, np.ndarray):
+        return ", on the host"
+    return ", on the device" if isinstance(images, jax.Array) and not isinstance(images, jax.core.Tracer) else ""
+
+
+def make_table(
+    by_class: list[np.ndarray],
+    classes: list[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    rotates: bool = False,
+    augmentation: Augmentation | None = None,
+) -> ImageTable:
+    """One data set's table from each class's images `[count, h, w, c]` uint8. Raises InputError as `table_of`."""
+    if not by_class:
+        raise InputError("`by_class` is empty: a table needs at least one class")
+    count = [len(images) for images in by_class]
+    return table_of(np.concatenate(by_class), count, classes, mean, std, rotates, augmentation)
+
+
+def table_of(
+    images: UInt8[np.ndarray, "n h w c"],
+    count: Sequence[int],
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    rotates: bool = False,
+    augmentation: Augmentation | None = None,
+) -> ImageTable:
+    """One data set's table from all its images, `count` of each class in turn; a memory map stays one.
+
+    Raises InputError for images that are no bytes `[n, h, w, 1 or 3]` or not those that `count` and `classes` tell.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(f"`images` must be uint8 [n, h, w, 1 or 3], not {images.dtype} {images.shape}")
+    if len(count) != len(classes) or sum(count) != len(images) or not len(count) or min(count) < 1:
+        raise InputError(
+            f"`count` has {len(count)} classes with {sum(count)} images, `classes` {len(classes)} names, `images` "
+            f"{len(images)} images: they must agree, and no class be empty"
+        )
+    counts = np.asarray(count, np.int32)
+    return ImageTable(
+        images=images,
+        first=np.cumsum(counts, dtype=np.int32) - counts,
+        count=counts,
+        dataset=np.zeros(len(counts), np.int32),
+        mean=np.asarray([mean], np.float32),
+        std=np.asarray([std], np.float32),
+        rotates=(rotates,),
+        augmentation=(augmentation or Augmentation(),),
+        classes=tuple(classes),
+        largest=int(counts.max()),
+        smallest=int(counts.min()),
+        fewest=len(counts),
+    )
+
+
+def union(tables: list[ImageTable]) -> ImageTable:
+    """Several data sets as one benchmark: a task picks a data set uniformly, then its classes inside it.
+
+    The images are joined in memory, gray ones as RGB where others have colours.
+    Raises InputError for no table, or images of different sides.
+    """
+    sides = {t.images.shape[1:3] for t in tables}
+    if len(sides) != 1:
+        raise InputError(f"`tables` must be at least one table, all with images of one size, not {sorted(sides)}")
+    rows = np.cumsum([0, *(len(t.images) for t in tables)])
+    sets = np.cumsum([0, *(len(t.mean) for t in tables)])
+    join = lambda name: np.concatenate([np.asarray(getattr(t, name)) for t in tables])
+    channels = max(t.images.shape[-1] for t in tables)
+    images = np.empty((rows[-1], *tables[0].images.shape[1:3], channels), np.uint8)
+    for t, row in zip(tables, rows[:-1], strict=True):
+        images[row : row + len(t.images)] = t.images
+    return ImageTable(
+        images=images,
+        first=np.concatenate([t.first + row for t, row in zip(tables, rows[:-1], strict=True)]).astype(np.int32),
+        count=join("count"),
+        dataset=np.concatenate([t.dataset + s for t, s in zip(tables, sets[:-1], strict=True)]).astype(np.int32),
+        mean=join("mean"),
+        std=join("std"),
+        rotates=sum((t.rotates for t in tables), ()),
+        augmentation=sum((t.augmentation for t in tables), ()),
+        classes=sum((t.classes for t in tables), ()),
+        largest=max(t.largest for t in tables),
+        smallest=min(t.smallest for t in tables),
+        fewest=min(t.fewest for t in tables),
+    )
+
+
+def place(table: ImageTable, limit: int | None = None) -> ImageTable:
+    """The table on the default device if it is at most `limit` bytes; otherwise its images stay on the host.
+
+    Args:
+      limit: by default half of the device's memory, or of the machine's where the device is the CPU.
+    """
+    if limit is None:
+        device = jax.devices()[0].memory_stats() or {}
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
+        limit = device.get("bytes_limit", machine) // 2
+    return replace(table, on_host=True) if table.images.nbytes > limit else jax.device_put(table)
+
+
+def draw_classes(
+    name: str, table: ImageTable, quotas: Sequence[int], images: int, seed: int
+) -> Int[np.ndarray, " classes"]:
+    """Rows of classes drawn from a table, `quotas` of each of its data sets, of those with at least `images` images.
+
+    A class's lot depends on its name and the seed alone: a smaller draw is part of a larger one.
+    Raises InputError where a data set has too few such classes, or `quotas` is not one number for each data set.
+    """
+    if len(quotas) != len(table.rotates):
+        raise InputError(f"`quotas` has {len(quotas)} numbers: {name} has {len(table.rotates)} data sets")
+    at_least(0, images=images, seed=seed, quotas=min(quotas))
+    lots = np.array([_draws(of_class, seed).random() for of_class in table.classes])
+    rows: list[int] = []
+    for number, wanted in enumerate(quotas):
+        able = np.flatnonzero((np.asarray(table.dataset) == number) & (np.asarray(table.count) >= images))
+        if len(able) < wanted:
+            raise InputError(
+                f"{name}: {wanted} classes with {images} images were asked for of a data set that has {len(able)}: "
+                f"lower `quotas` or `images`"
+            )
+        rows += able[np.argsort(lots[able], kind="stable")[:wanted]].tolist()
+    return np.sort(np.array(rows, int))
+
+
+def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed: int) -> ImageTable:
+    """The classes in `rows` alone, and of each only `images` images (0: all), drawn by its name and the seed.
+
+    Raises InputError for a row that is no class of the table or is given twice, and for a class with fewer images.
+    """
+    at_least(0, images=images, seed=seed)
+    rows = checked_rows(rows, len(table.classes), "classes")
+    if not len(rows) or len(np.unique(rows)) < len(rows):
+        raise InputError(f"`rows` must be at least one class, and each once, not {rows.tolist()}")
+    count = np.asarray(table.count)
+    small = rows[np.argmin(count[rows])]
+    if count[small] < images:
+        raise InputError(f"class {table.classes[small]!r} has {count[small]} images, `images` is {images}: lower it")
+    kept: list[np.ndarray] = []
+    for row in rows:
+        first, whole = int(table.first[row]), int(count[row])
+        drawn = _draws(table.classes[row], seed).permutation(whole)[: images or whole]
+        kept.append(first + np.sort(drawn))
+    counts = np.array([len(of_class) for of_class in kept], np.int32)
+    dataset = np.asarray(table.dataset)[rows]
+    return replace(
+        table,
+        images=np.asarray(table.images)[np.concatenate(kept)],
+        first=np.cumsum(counts, dtype=np.int32) - counts,
+        count=counts,
+        dataset=dataset,
+        classes=tuple(table.classes[row] for row in rows),
+        largest=int(counts.max()),
+        smallest=int(counts.min()),
+        fewest=int(np.bincount(dataset, minlength=len(table.rotates)).min()),
+        on_host=False,
+    )
+
+
+def checked_rows(rows: Any, end: int, what: str) -> np.ndarray:
+    """`rows` as an array, which must be whole numbers in 0..end-1: JAX would clamp others, NumPy count from the end."""
+    found = np.asarray(rows)
+    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+        raise InputError(f"`rows` must be whole numbers [{what}], not {found.dtype} {found.shape}")
+    if found.size and (found.min() < 0 or found.max() >= end):
+        wrong = int(found[(found < 0) | (found >= end)][0])
+        raise InputError(f"`rows` has {wrong}: the table has {end} {what}, 0..{end - 1}")
+    return found.astype(int)
+
+
+def _draws(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
