@@ -1,5 +1,5 @@
-"""Images: any source (`prepare`) -> a stored table (`store`) -> an `ImageTable` (`benchmarks`, `table`) -> few-shot tasks
-and batches (`episodes`). `registry` has the facts of every data set.
+"""Images: any source (`prepare`) -> a stored table (`store`) -> an `ImageTable` (`benchmarks`, `table`) -> tasks and
+batches (`episodes`). `registry` has the facts of every data set.
 
 In: archives, folders and generated sets, by a benchmark's name. Out: `ImageTable`, `Task`.
 Imports only the foot of the package (`errors`, `files`, `download`). Everything above may import it.

@@ -492,7 +492,7 @@ def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
     else:
         noise = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
         gray = base in registry.BASE_SETS and registry.BASE_SETS[base].gray
-        look = benchmarks._look(base, alone)
+        look = registry.preprocessing(base, alone)
         table = make_table([drawings(16, 0.36) if gray else noise] * 5, list("abcde"), look.mean, look.std)
     task = sample_tasks(jax.random.key(0), table, augment=True)
     assert warned(lambda: fisher.check_images(task.query_images[0], None)) == []
