@@ -16,7 +16,7 @@ from scipy import stats
 from test_resnet import forward_in_numpy, torchvision_tensors
 
 from jaxdiv import load_benchmark, load_probe, sample_tasks
-from jaxdiv.data import benchmarks, prepare, registry
+from jaxdiv.data import prepare, registry
 from jaxdiv.data.table import make_table
 from jaxdiv.errors import InputError
 from jaxdiv.probes.resnet import ARCHITECTURES, Probe, ResNet
