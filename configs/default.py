@@ -9,9 +9,11 @@ Measured diversity must rise with the true one (`gauss-S` has spread S), and acc
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxdiv.methods.registry import SECTIONS
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    config = ConfigDict(
         {
             "seed": 0,
             "benchmarks": (
@@ -30,7 +32,7 @@ def get_config() -> ConfigDict:
             # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
             # `data.augment.diversity` where they are empty (study/settings.py). "jaxdiv", or "paper": as its Table 1.
             "preset": "jaxdiv",
-            "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),
+            "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),  # and protonet
             "seeds": (0,),  # training runs of each benchmark and method
             "task": {"ways": 5, "shots": 5, "queries": 15},
             "data": {
@@ -80,16 +82,16 @@ def get_config() -> ConfigDict:
                 "compute": "float32",  # or bfloat16, of the convolutions
                 "batch_norm": "transductive",  # or support_statistics, or running: see jaxdiv/nets/network.py
             },
-            "pt": {"steps": 200, "batch": 64, "learning_rate": 1e-3},
+            "pt": {"steps": 200, "batch_size": 64, "learning_rate": 1e-3},
             "maml": {
                 "steps": 30,
-                "meta_batch": 2,
+                "meta_batch": 2,  # tasks in a step
                 "learning_rate": 3e-3,
-                "inner_rate": 0.1,
+                "inner_lr": 0.1,
                 "train_inner_steps": 0,  # 0: as many as in a test, which the method's name says; the study's code: 5
-                "adapts": "all",  # head: ANIL
-                "learned_rates": False,  # Meta-SGD: an inner rate for each parameter
-                "summed": False,  # gradients of a meta-batch added up, as in the study's code, instead of averaged
+                "inner_params": "all",  # what the inner loop changes; head: ANIL
+                "learn_inner_lr": False,  # Meta-SGD: an inner learning rate for each parameter
+                "grad_reduction": "mean",  # of a meta-batch's gradients; the study's code: sum
                 "remat": False,  # recompute activations: memory that hardly grows with the inner steps
             },
             "training": {
@@ -97,7 +99,7 @@ def get_config() -> ConfigDict:
                 "schedule": "constant",  # or cosine
                 "warmup": 0,  # steps
                 "weight_decay": 0.0,  # adamw's
-                "clip": 0.0,  # global norm of a gradient; 0: none
+                "grad_clip_norm": 0.0,  # global norm of a gradient; 0: none
                 "minutes": 0.0,  # a unit's at most; 0: no limit
                 "validate_every": 0,  # steps; 0: never. Tests then use the best checkpoint instead of the last
                 "validation_tasks": 50,
@@ -112,3 +114,10 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    for (
+        section
+    ) in SECTIONS:  # any other method, as `protonet`, trains as MAML does unless its own section says otherwise
+        if section not in config:
+            follows = {name: config.maml.get_oneway_ref(name) for name in ("steps", "meta_batch", "learning_rate")}
+            config[section] = follows
+    return config

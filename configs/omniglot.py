@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.methods = ("fo_maml_5", "ho_maml_5", "pt")
     config.learner.update({"net": "conv4", "width": 32, "pixels": 28})
     config.maml.update({"steps": 1500, "meta_batch": 4, "learning_rate": 3e-3})
-    config.pt.update({"steps": 3000, "batch": 64, "learning_rate": 3e-3})
+    config.pt.update({"steps": 3000, "batch_size": 64, "learning_rate": 3e-3})
     config.training.update({"schedule": "cosine", "validate_every": 250, "validation_tasks": 100})
     config.training.checkpoint_every = 250
     config.evaluation.tasks = 500

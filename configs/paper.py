@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     config.data.augment.training = True
     config.probe.update({"name": "resnet18", "weights": "imagenet", "pixels": 84, "tasks": 50})
     config.learner.update({"net": "resnet12", "pixels": 84})
-    config.pt.update({"steps": 100_000, "batch": 256, "learning_rate": 1e-3})
-    config.maml.update({"steps": 100_000, "meta_batch": 4, "learning_rate": 1e-3, "inner_rate": 0.1})
+    config.pt.update({"steps": 100_000, "batch_size": 256, "learning_rate": 1e-3})
+    config.maml.update({"steps": 100_000, "meta_batch": 4, "learning_rate": 1e-3, "inner_lr": 0.1})
     # "Until convergence": an end without a new best on validation tasks.
     config.training.update({"validate_every": 1000, "validation_tasks": 100, "patience": 20})
     config.training.checkpoint_every = 1000

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         {"name": "resnet50_v1", "weights": "resnet50_imagenet_fp16.safetensors", "pixels": 64, "tasks": 10}
     )
     config.learner.update({"width": 16, "pixels": 28})
-    config.pt.update({"steps": 600, "batch": 64})
+    config.pt.update({"steps": 600, "batch_size": 64})
     config.maml.update({"steps": 100, "meta_batch": 2, "learning_rate": 3e-3})
     config.evaluation.tasks = 200
     config.training.checkpoint_every = 50

@@ -29,7 +29,7 @@ SECONDS_OF_STUDY = [
     "--config.probe.tasks=3",
     "--config.learner.width=4",
     "--config.pt.steps=4",
-    "--config.pt.batch=8",
+    "--config.pt.batch_size=8",
     "--config.evaluation.tasks=4",
 ]
 

@@ -17,18 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv.data import benchmarks, store, synthetic
-from jaxdiv.data.episodes import ImageTable, check_tasks, draw_classes, place, sample_batch, sample_tasks, take
+from jaxdiv.data.episodes import ImageTable, check_tasks, draw_classes, place, sample_tasks, take
 from jaxdiv.data.folder import fingerprint
 from jaxdiv.files import replacing
-from jaxdiv.methods import evaluate, train
-from jaxdiv.methods.learner import Learner
-from jaxdiv.methods.make import inner_loop, make_learner, with_steps
-from jaxdiv.methods.registry import family
+from jaxdiv.methods import evaluate, registry, train
+from jaxdiv.methods.base import Method, make_method
+from jaxdiv.methods.checkpointing import load_params
+from jaxdiv.methods.parallel import make_mesh
+from jaxdiv.nets.network import make_network
 from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
 from jaxdiv.report import report, survey
 from jaxdiv.report.curves import Curve, read_curve, write_curves
@@ -306,10 +306,9 @@ class Maker:
 
     def training(self, benchmark: str, method: str, seed: int) -> Unit:
         config, training = self.config, dict(self.config.training)
-        supervised = family(method) == "pretraining"
-        mine = config.pt if supervised else config.maml
-        if not supervised and mine.train_inner_steps:
-            method = with_steps(method, mine.train_inner_steps)  # methods that differ in the test alone share it
+        mine = config[registry.entry(method).section]
+        if steps := mine.get("train_inner_steps"):
+            method = registry.with_inner_steps(method, steps)  # methods that differ in the test alone share it
         tasks = training.pop("validation_tasks")
         if not training["validate_every"]:
             training.pop("patience")
@@ -322,18 +321,16 @@ class Maker:
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(benchmark, config.learner.pixels, "train")
             classes = len(table.classes)
-            batch = mine.batch if supervised else mine.meta_batch
-            mesh = train.make_mesh(batch)
-            learner = self.learner(method, classes, mesh)
+            size = mine.get("batch_size") or mine.meta_batch
+            mesh = make_mesh(size)
+            learner = self.method(method, classes, mesh=mesh)
 
             def sample(key: jax.Array) -> Any:
-                if supervised:
-                    return sample_batch(key, table, batch, augment)
-                return sample_tasks(key, table, **self.task, tasks=batch, augment=augment)
+                return learner.sample(key, table, size, **self.task, augment=augment)
 
-            def validate(params: Any, carried: Any) -> dict[str, float]:
+            def validate(params: Any, model_state: Any) -> dict[str, float]:
                 held_out = self.table(benchmark, config.learner.pixels, "val")
-                found = self._tested(learner, params, carried, held_out, tasks, "validate", benchmark)
+                found = self._tested(learner, params, model_state, held_out, tasks, "validate", benchmark)
                 return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
 
             def note(step: int, metrics: dict[str, float]) -> None:
@@ -356,8 +353,8 @@ class Maker:
             return {**found, "train_classes": classes, "train_images": len(table.images)}, {}
 
         name = f"train/{benchmark}/{method}/seed{seed}"
-        steps, first_order = inner_loop(method) or (0, True)
-        cost = mine.steps * (1 + steps * (1 if first_order else 2.5)) / 140
+        inner = registry.entry(method).fields
+        cost = mine.steps * (1 + inner.get("inner_steps", 0) * (1 if inner.get("first_order", True) else 2.5)) / 140
         return self.unit(name, settings, run, self._inputs(benchmark, config.learner.pixels), cost)
 
     def evaluation(self, benchmark: str, method: str, seed: int, test_set: str) -> Unit:
@@ -369,10 +366,10 @@ class Maker:
         def run(unit: Unit, progress: Report) -> Result:
             table = self.table(where, config.learner.pixels, "test")
             facts = trained.result
-            learner = self.learner(method, facts["train_classes"])
-            params, carried = train.load_params(trained.scratch, learner)
+            learner = self.method(method, facts["train_classes"])
+            params, model_state = load_params(trained.scratch, learner)
             heard = lambda done: progress(done / tasks, "")
-            result = self._tested(learner, params, carried, table, tasks, "evaluate", where, heard)
+            result = self._tested(learner, params, model_state, table, tasks, "evaluate", where, heard)
             accuracy, accuracy_ci = evaluate.mean_interval(result.accuracy)
             loss, loss_ci = evaluate.mean_interval(result.loss)
             row = {
@@ -405,11 +402,11 @@ class Maker:
         name = f"evaluate/{benchmark}/{method}/seed{seed}/{test_set}"
         return self.unit(name, settings, run, inputs, tasks / 50)
 
-    def _tested(self, learner, params, carried, table, tasks, purpose, where, progress=lambda done: None):
-        """A learner on tasks of `table` that are no function of the method: every method meets the same ones."""
+    def _tested(self, learner, params, model_state, table, tasks, purpose, where, progress=lambda done: None):
+        """A method on tasks of `table` that are no function of the method: every method meets the same ones."""
         sample = lambda key, number: sample_tasks(key, table, **self.task, tasks=number)
         key = _key(self.config.seed, purpose, where)
-        return evaluate.evaluate(learner, params, carried, sample, key, tasks, progress=progress)
+        return evaluate.evaluate(learner, params, model_state, sample, key, tasks, progress=progress)
 
     def _curves(self) -> list[Curve]:
         """How training went, of what is trained."""
@@ -502,12 +499,13 @@ class Maker:
 
         return self.unit("report", {}, run, [unit for unit in units if unit.stage in ("prepare", "diversity")])
 
-    def learner(self, method: str, classes: int, mesh: Mesh | None = None) -> Learner:
-        net, inner = self.config.learner, self.config.maml
-        maml_settings = (inner.inner_rate, inner.remat, inner.adapts, inner.learned_rates, inner.summed)
-        where = (net.net, net.pixels, net.width, net.dropout, net.compute)
-        dropout = self.config.evaluation.dropout
-        return make_learner(method, where, self.task["ways"], classes, net.batch_norm, maml_settings, dropout, mesh)
+    def method(self, name: str, classes: int, **more: Any) -> Method:
+        """A method for a train split of so many classes."""
+        config, ways = self.config, self.task["ways"]
+        how = config.learner
+        net = make_network(how.net, ways, how.pixels, how.width, how.dropout, how.compute)
+        settings = {"batch_norm": how.batch_norm, "test_dropout": config.evaluation.dropout, **more}
+        return make_method(name, net, ways, classes, {**config[registry.entry(name).section], **settings})
 
 
 @lru_cache(maxsize=1)

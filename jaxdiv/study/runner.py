@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv.errors import InputError
-from jaxdiv.methods import train
+from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.metrics import Diverged
 from jaxdiv.report import report, survey
 from jaxdiv.report.findings import conclusion, true_beside_measured
 from jaxdiv.study.plan import Maker
@@ -74,7 +75,7 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
             # Hosts of one job train together; what does not need them all is the first one's.
             if unit.stage == "train" or jax.process_index() == 0:
                 unit.execute(progress)
-        except train.Diverged as error:
+        except Diverged as error:
             reason = str(error)
         except jax.errors.JaxRuntimeError as error:
             if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):
@@ -93,7 +94,7 @@ def _all_here(where: str) -> None:
 
 def _out_of_memory(stage: str) -> str:
     if stage == "train":
-        lower = "--config.maml.meta_batch or --config.pt.batch, or set --config.maml.remat=true"
+        lower = "--config.maml.meta_batch or --config.pt.batch_size, or set --config.maml.remat=true"
     elif stage in ("select", "diversity"):
         lower = "--config.probe.pixels"
     else:
@@ -143,7 +144,7 @@ def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: C
     maker = Maker(config, workdir)
     units = [unit for unit in maker.plan() if unit.stage in stages]
     for unit in units:
-        step = train.latest_step(unit.scratch)
+        step = latest_step(unit.scratch)
         state = "done" if unit.done else f"resume from step {step}" if step else "run"
         settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
         console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)

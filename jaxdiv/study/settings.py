@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from jaxdiv.data import benchmarks, own
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.files import replacing
-from jaxdiv.methods.make import ADAPTS
-from jaxdiv.methods.registry import METHODS
+from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
+from jaxdiv.methods.registry import METHODS, SECTIONS
 from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.resnet import ARCHITECTURES
@@ -30,7 +30,7 @@ FLAGS = {
     "ways": "--config.task.ways",
     "shots": "--config.task.shots",
     "queries": "--config.task.queries",
-    "batch": "--config.maml.meta_batch (or --config.pt.batch)",
+    "batch": "--config.maml.meta_batch (or --config.pt.batch_size)",
     "classes": "--config.controlled.classes",
     "subsets": "--config.controlled.subsets",
     "folder": "--workdir",
@@ -130,7 +130,8 @@ def check(config: ConfigDict) -> None:
         ("network", config.learner.net, NETS),
         ("compute type", config.learner.compute, COMPUTE),
         ("batch-norm policy", config.learner.batch_norm, BATCH_NORM),
-        ("choice of maml.adapts", config.maml.adapts, ADAPTS),
+        ("choice of maml.inner_params", config.maml.inner_params, INNER_PARAMS),
+        ("choice of maml.grad_reduction", config.maml.grad_reduction, GRAD_REDUCTIONS),
         ("optimizer", config.training.optimizer, OPTIMIZERS),
         ("schedule", config.training.schedule, SCHEDULES),
     ):
@@ -155,10 +156,9 @@ def check(config: ConfigDict) -> None:
         "probe.pixels": 8,
         "learner.pixels": 16,
         "learner.width": 1,
-        "pt.steps": 1,
-        "pt.batch": 2,
-        "maml.steps": 1,
-        "maml.meta_batch": 1,
+        **{f"{section}.steps": 1 for section in SECTIONS},
+        **{f"{section}.batch_size": 2 for section in SECTIONS if "batch_size" in config[section]},
+        **{f"{section}.meta_batch": 1 for section in SECTIONS if "meta_batch" in config[section]},
         "evaluation.tasks": 2,
         "maml.train_inner_steps": 0,
         "training.checkpoint_every": 1,
@@ -167,7 +167,7 @@ def check(config: ConfigDict) -> None:
         "training.patience": 0,
         "training.minutes": 0,
         "training.warmup": 0,
-        "training.clip": 0,
+        "training.grad_clip_norm": 0,
         "data.cut.classes": 0,
         "data.cut.images": 0,
         "controlled.subsets": 1,

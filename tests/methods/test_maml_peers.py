@@ -89,7 +89,7 @@ def compiled(net, first_order, steps, operands):
     widths = NETS[net][0]
     module = Conv4(WAYS, *widths) if net == "conv4" else ResNet12(WAYS, widths, dropout=0.0)
     apply = lambda params, images: module.apply({"params": params}, images, mutable=["batch_stats"])[0][0]
-    function = partial(maml.meta_gradient, apply, inner_steps=steps, inner_rate=RATE, first_order=first_order)
+    function = partial(maml.meta_gradient, apply, inner_steps=steps, inner_lr=RATE, first_order=first_order)
     # Nets this small run as fast without XLA's costlier passes, and compile in a fraction of the time.
     return jax.jit(function).lower(*operands).compile({"xla_backend_optimization_level": 0})(*operands)
 

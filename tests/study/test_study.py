@@ -35,7 +35,7 @@ TINY = {
     "probe.tasks": 3,
     "learner.width": 4,
     "pt.steps": 30,
-    "pt.batch": 8,
+    "pt.batch_size": 8,
     "maml.steps": 30,
     "evaluation.tasks": 4,
     "training.checkpoint_every": 10,
@@ -174,7 +174,7 @@ def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cach
 
 
 def test_a_nan_ends_its_unit_keeps_the_others_and_fails(cache, tmp_path):
-    config = {**TINY, "maml.inner_rate": 1e30, "methods": "('fo_maml_5','pt')"}
+    config = {**TINY, "maml.inner_lr": 1e30, "methods": "('fo_maml_5','pt')"}
     done = launch(cache, tmp_path, config=config)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "train/gauss-0.1/fo_maml_5/seed0: the loss is nan at step" in done.stdout
@@ -228,7 +228,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
         ({"learner.net": "conv5"}, ["unknown network 'conv5'", "'conv4'"]),
         ({"learner.batch_norm": "transductiv"}, ["unknown batch-norm policy 'transductiv'", "'transductive'"]),
         ({"learner.compute": "float16"}, ["unknown compute type 'float16'", "'bfloat16'"]),
-        ({"maml.adapts": "heads"}, ["unknown choice of maml.adapts 'heads'", "'head'"]),
+        ({"maml.inner_params": "heads"}, ["unknown choice of maml.inner_params 'heads'", "'head'"]),
         ({"training.optimizer": "adm"}, ["unknown optimizer 'adm'", "'adam'"]),
         ({"training.schedule": "cosin"}, ["unknown schedule 'cosin'", "'cosine'"]),
         ({"training.patience": 3}, ["--config.training.patience", "--config.training.validate_every"]),
