@@ -9,7 +9,7 @@ Measured diversity must rise with the true one (`gauss-S` has spread S), and acc
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jaxdiv.methods.registry import SECTIONS
+from jaxdiv.methods import registry
 
 
 def get_config() -> ConfigDict:
@@ -114,9 +114,8 @@ def get_config() -> ConfigDict:
             },
         }
     )
-    for (
-        section
-    ) in SECTIONS:  # any other method, as `protonet`, trains as MAML does unless its own section says otherwise
+    # Any other method, `protonet` for one, trains as MAML does unless its own section says otherwise.
+    for section in registry.sections():
         if section not in config:
             follows = {name: config.maml.get_oneway_ref(name) for name in ("steps", "meta_batch", "learning_rate")}
             config[section] = follows

@@ -45,7 +45,6 @@ METHODS = {  # in the study's order
     "ho_maml_10": _maml("ho", 10),
     "protonet": Entry("prototypes", "ProtoNet", "jaxdiv.methods.protonet:ProtoNet", "protonet"),
 }
-SECTIONS = tuple(dict.fromkeys(entry.section for entry in METHODS.values()))
 _MAML = re.compile(r"(fo|ho)_maml_(\d+)")
 
 
@@ -58,6 +57,11 @@ def entry(method: str) -> Entry:
     if found := _find(method):
         return found
     raise unknown("method", method, METHODS)
+
+
+def sections() -> tuple[str, ...]:
+    """The configuration's sections of methods, each once."""
+    return tuple(dict.fromkeys(entry.section for entry in METHODS.values()))
 
 
 def family(method: str) -> str:

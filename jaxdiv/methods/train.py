@@ -29,7 +29,7 @@ _MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """How to train.
 
     Attributes:
@@ -62,7 +62,7 @@ def train(
     method: Method,
     sample: Callable[[PRNGKeyArray], PyTree],
     key: PRNGKeyArray,
-    settings: Settings,
+    settings: TrainSettings,
     folder: Path,
     validate: Callable[[PyTree, PyTree], dict[str, float]] | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ def train(
         return {**log.last(), "ended": ended, **run.summary()}
 
 
-def make_optimizer(settings: Settings) -> optax.GradientTransformation:
+def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     """The optimizer that `settings` describes."""
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -150,14 +150,14 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
 
 # Both take the method and its settings by value, so that a method compiles once for all benchmarks.
 @partial(jax.jit, static_argnames=("method", "settings"))
-def _init(method: Method, settings: Settings, key: PRNGKeyArray) -> PyTree:
+def _init(method: Method, settings: TrainSettings, key: PRNGKeyArray) -> PyTree:
     params, model_state = method.init(key)
     return {"params": params, "model_state": model_state, "optimizer": make_optimizer(settings).init(params)}
 
 
 @partial(jax.jit, static_argnames=("method", "settings", "mesh"))
 def _update(
-    method: Method, settings: Settings, mesh: Mesh | None, state: PyTree, batch: PyTree, key: PRNGKeyArray
+    method: Method, settings: TrainSettings, mesh: Mesh | None, state: PyTree, batch: PyTree, key: PRNGKeyArray
 ) -> tuple[PyTree, Metrics]:
     gradient, model_state, metrics = method.gradient(state["params"], state["model_state"], batch, key)
     updates, optimizer = make_optimizer(settings).update(gradient, state["optimizer"], state["params"])
@@ -168,13 +168,13 @@ def _update(
     return jax.lax.with_sharding_constraint(after, NamedSharding(mesh, PartitionSpec()))
 
 
-def _identity(settings: Settings) -> dict[str, Any]:
+def _identity(settings: TrainSettings) -> dict[str, Any]:
     """The settings that decide what a step does; a run may be made longer, or be saved more often."""
     names = ["learning_rate", "optimizer", "schedule", "warmup", "weight_decay", "grad_clip_norm"]
     return {name: getattr(settings, name) for name in names + (["steps"] if settings.schedule == "cosine" else [])}
 
 
-def _ended(run: Run, step: int, settings: Settings) -> str | None:
+def _ended(run: Run, step: int, settings: TrainSettings) -> str | None:
     """Why training is over; None while it is not."""
     if step >= settings.steps:
         return "steps"

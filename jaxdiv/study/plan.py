@@ -343,7 +343,7 @@ class Maker:
                 sample,
                 # Not a function of the method: all of them start from the same draws.
                 _key(config.seed, "train", benchmark, seed),
-                train.Settings(steps=mine.steps, learning_rate=mine.learning_rate, **training),
+                train.TrainSettings(steps=mine.steps, learning_rate=mine.learning_rate, **training),
                 unit.scratch,
                 validate,
                 {"unit": unit.name},

@@ -13,7 +13,7 @@ from jaxdiv.data import benchmarks, own
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.files import replacing
 from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
-from jaxdiv.methods.registry import METHODS, SECTIONS
+from jaxdiv.methods.registry import METHODS, sections
 from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.resnet import ARCHITECTURES
@@ -156,9 +156,9 @@ def check(config: ConfigDict) -> None:
         "probe.pixels": 8,
         "learner.pixels": 16,
         "learner.width": 1,
-        **{f"{section}.steps": 1 for section in SECTIONS},
-        **{f"{section}.batch_size": 2 for section in SECTIONS if "batch_size" in config[section]},
-        **{f"{section}.meta_batch": 1 for section in SECTIONS if "meta_batch" in config[section]},
+        **{f"{section}.steps": 1 for section in sections()},
+        **{f"{section}.batch_size": 2 for section in sections() if "batch_size" in config[section]},
+        **{f"{section}.meta_batch": 1 for section in sections() if "meta_batch" in config[section]},
         "evaluation.tasks": 2,
         "maml.train_inner_steps": 0,
         "training.checkpoint_every": 1,

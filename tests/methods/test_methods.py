@@ -11,10 +11,14 @@ import pytest
 from precision import enable_x64
 from small_network import NET, WAYS, OneBlock, check_gradient, double, images, tasks
 
-from jaxdiv.methods import maml
+from jaxdiv.data.episodes import make_table
+from jaxdiv.errors import InputError
+from jaxdiv.methods import maml, registry
 from jaxdiv.methods.base import make_method
+from jaxdiv.methods.evaluate import evaluate
 from jaxdiv.methods.maml import MAML
 from jaxdiv.methods.pretrain import PreTraining
+from jaxdiv.methods.train import TrainSettings, train
 from jaxdiv.nets.network import BATCH_NORM, Network, make_network
 
 
@@ -32,11 +36,11 @@ def test_pre_training_raises_drop_blocks_scale_with_its_steps():
     scales = []
     method = PreTraining(Network(Scales(seen=scales.append), NET.shape), WAYS)
     params, model_state = method.init(jax.random.key(0))
-    scales.clear()
+    gradient = jax.jit(method.gradient)
     for steps in (0, 20_000, 80_000):
-        method.gradient(params, {"steps": jnp.asarray(steps)}, (images(0, 4), jnp.arange(4) % WAYS), jax.random.key(1))
+        gradient(params, {"steps": jnp.asarray(steps)}, (images(0, 4), jnp.arange(4) % WAYS), jax.random.key(1))
     jax.effects_barrier()
-    assert sorted(set(scales)) == [0.0, 0.5, 1.0] and model_state == {"steps": 0}
+    assert {0.5, 1.0} < set(scales) <= {0.0, 0.5, 1.0} and model_state == {"steps": 0}
 
 
 # Policies
@@ -160,3 +164,88 @@ def test_dropout_in_a_test_is_off_unless_asked():
         method = MAML(net, 1, 0.1, True, test_dropout=asked)
         run = jax.jit(lambda key, method=method: method.adapt(params, {}, support, labels, key)(queries))
         assert np.allclose(run(jax.random.key(2)), run(jax.random.key(3))) == (not asked)
+
+
+# Values
+
+
+class Traced(OneBlock):
+    """Counts how often it is traced."""
+
+    times = 0
+
+    def __call__(self, images, dropblock_scale=0.0):
+        Traced.times += 1
+        return super().__call__(images)
+
+
+def traced(run):
+    """How often `run` traced the network."""
+    before = Traced.times
+    run()
+    return Traced.times - before
+
+
+def of_network(name, **settings):
+    """A method whose network counts its traces, made anew."""
+    return make_method(name, Network(Traced(), NET.shape), WAYS, WAYS, settings)
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_a_method_knows_its_name_family_and_label_and_equal_ones_hash_equal(name):
+    first, second = of_network(name), of_network(name)
+    assert first is not second and first == second and hash(first) == hash(second)
+    assert first != of_network(name, batch_norm="running")
+    entry = registry.METHODS[name]
+    assert (first.name, first.family, first.label) == (name, entry.family, entry.label)
+
+
+def test_each_method_gives_the_network_the_head_that_it_needs():
+    heads = [make_method(name, NET, 5, 64, {}).net.module.ways for name in ("pt", "ho_maml_3", "protonet")]
+    assert heads == [64, 5, 0]
+
+
+def test_a_setting_that_a_method_cannot_use_is_refused_and_those_of_training_are_not_its_own():
+    assert of_network("fo_maml_3", inner_lr=0.5, steps=10, meta_batch=2).inner_lr == 0.5
+    for name, settings, words in (
+        ("ho_maml_5", {"inner_params": "heads"}, r"unknown choice of inner_params 'heads': did you mean 'head'"),
+        ("ho_maml_5", {"grad_reduction": "summ"}, r"unknown grad_reduction 'summ': did you mean 'sum'"),
+        ("pt", {"batch_norm": "runing"}, r"unknown batch-norm policy 'runing': did you mean 'running'"),
+        ("protonets", {}, r"unknown method 'protonets': did you mean 'protonet'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            of_network(name, **settings)
+
+
+def test_first_and_higher_order_share_one_compiled_test():
+    def test(name, **settings):
+        method = of_network(name, **settings)
+        params, model_state = method.init(jax.random.key(0))
+        sample = lambda key, number: tasks(number)
+        return lambda: evaluate(method, params, model_state, sample, jax.random.key(0), 2, 2)
+
+    first = test("fo_maml_2")
+    assert traced(first) > 0
+    assert traced(first) == 0
+    assert traced(test("ho_maml_2", remat=True, grad_reduction="sum")) == 0
+    assert traced(test("ho_maml_3")) > 0
+
+
+def test_training_compiles_once_for_equal_methods(tmp_path):
+    def training(folder, **settings):
+        method, how = of_network("fo_maml_1", **settings), TrainSettings(1)
+        return lambda: train(method, lambda key: tasks(), jax.random.key(0), how, tmp_path / folder)
+
+    assert traced(training("first")) > 0
+    assert traced(training("second")) == 0
+    assert traced(training("third", inner_lr=0.2)) > 0
+
+
+def test_methods_that_train_on_tasks_meet_the_same_ones():
+    table = make_table([np.full((8, 6, 6, 3), 9 * n, np.uint8) for n in range(5)], list("abcde"), [0.0] * 3, [1.0] * 3)
+    drawn = [
+        of_network(name).sample(jax.random.key(3), table, 2, WAYS, 2, 4, False) for name in ("fo_maml_1", "protonet")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+    batch, labels = of_network("pt").sample(jax.random.key(3), table, 7, WAYS, 2, 4, False)
+    np.testing.assert_array_equal(np.round(np.asarray(batch[:, 0, 0, 0]) * 255 / 9), labels)

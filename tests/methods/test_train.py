@@ -21,7 +21,7 @@ from jaxdiv.methods.base import Method, accuracy, cross_entropy
 from jaxdiv.methods.checkpointing import latest_step, load_params
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.methods.pretrain import PreTraining
-from jaxdiv.methods.train import Settings, make_optimizer, train
+from jaxdiv.methods.train import TrainSettings, make_optimizer, train
 from jaxdiv.nets.network import Network
 
 WAYS, FEATURES = 3, 4
@@ -61,7 +61,7 @@ def sample(key):
 
 
 def run(folder, steps, sample=sample, every=4, validate=None, identity=None, progress=lambda step, found: None, **more):
-    settings = Settings(steps, 0.05, checkpoint_every=every, **more)
+    settings = TrainSettings(steps, 0.05, checkpoint_every=every, **more)
     return train(LINEAR, sample, jax.random.key(7), settings, folder, validate, identity, progress=progress)
 
 
@@ -268,7 +268,7 @@ def test_schedules_rise_from_zero_and_fall_to_zero():
     """One parameter under SGD without momentum's past: the first update is the rate times the gradient."""
 
     def rates(**settings):
-        optimizer = make_optimizer(Settings(100, 0.5, optimizer="sgd", **settings))
+        optimizer = make_optimizer(TrainSettings(100, 0.5, optimizer="sgd", **settings))
         state, found, before = optimizer.init(jnp.zeros(())), [], 0.0
         for _ in range(101):
             update, state = optimizer.update(jnp.ones(()), state)
@@ -288,7 +288,7 @@ def test_schedules_rise_from_zero_and_fall_to_zero():
 
 def test_clipping_cuts_the_global_norm():
     gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    optimizer = make_optimizer(Settings(10, 1.0, optimizer="sgd", grad_clip_norm=1.0))
+    optimizer = make_optimizer(TrainSettings(10, 1.0, optimizer="sgd", grad_clip_norm=1.0))
     update, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
     np.testing.assert_allclose([update["a"][0], update["b"][0]], [-0.6, -0.8], rtol=1e-6)
 
@@ -421,5 +421,5 @@ def test_pretraining_learns_its_classes(tmp_path):
         labels = jax.random.randint(for_labels, (32,), 0, 6)
         return blobs(for_images, labels, 4.0, ways=6), labels
 
-    last = train(PRETRAINING, jax.jit(batch), jax.random.key(0), Settings(40, 0.05), tmp_path)
+    last = train(PRETRAINING, jax.jit(batch), jax.random.key(0), TrainSettings(40, 0.05), tmp_path)
     assert last["accuracy"] > 0.9

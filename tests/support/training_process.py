@@ -17,7 +17,7 @@ from jaxdiv.data.episodes import Task
 from jaxdiv.methods.checkpointing import load_params
 from jaxdiv.methods.maml import MAML
 from jaxdiv.methods.parallel import make_mesh, replicate, shard
-from jaxdiv.methods.train import Settings, train
+from jaxdiv.methods.train import TrainSettings, train
 from jaxdiv.nets.conv import conv_general_dilated
 from jaxdiv.nets.network import Network
 
@@ -81,7 +81,7 @@ def main(cache: str, folder: Path, steps: int, devices: int, pause: float, hosts
         time.sleep(pause)
         return sample(key)
 
-    train(method, slowly, jax.random.key(7), Settings(steps, 0.003, checkpoint_every=10), folder, mesh=mesh)
+    train(method, slowly, jax.random.key(7), TrainSettings(steps, 0.003, checkpoint_every=10), folder, mesh=mesh)
     if host == 0:
         losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         final = projections(load_params(folder, method)[0])
