@@ -155,7 +155,7 @@ def _meta_step(table, pixels: int) -> Callable[[], object]:
     network = make_network("conv4", WAYS, pixels, 32)
     params, _ = network.init(jax.random.key(0))
     tasks = sample_tasks(jax.random.key(0), table, WAYS, SHOTS, QUERIES)
-    apply = lambda params, images: network.by_batch(params, images).logits
+    apply = lambda params, images: network.apply_batch_stats(params, images).logits
     step = jax.jit(lambda params, tasks: meta_gradient(apply, params, tasks, 5))
     return lambda: jax.block_until_ready(step(params, tasks))
 

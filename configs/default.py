@@ -9,9 +9,11 @@ Measured diversity must rise with the true one (`gauss-S` has spread S), and acc
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxdiv.methods import registry
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    config = ConfigDict(
         {
             "seed": 0,
             "benchmarks": (
@@ -30,7 +32,7 @@ def get_config() -> ConfigDict:
             # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
             # `data.augment.diversity` where they are empty (study/config.py). "jaxdiv", or "paper": as its Table 1.
             "preset": "jaxdiv",
-            "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),
+            "methods": ("pt", "fo_maml_5", "fo_maml_10", "ho_maml_5", "ho_maml_10"),  # and protonet
             "seeds": (0,),  # training runs of each benchmark and method
             "task": {"ways": 5, "shots": 5, "queries": 15},
             "data": {
@@ -83,7 +85,7 @@ def get_config() -> ConfigDict:
             "pt": {"steps": 200, "batch_size": 64, "learning_rate": 1e-3},
             "maml": {
                 "steps": 30,
-                "meta_batch": 2,
+                "meta_batch": 2,  # tasks in a step
                 "learning_rate": 3e-3,
                 "inner_lr": 0.1,
                 "train_inner_steps": 0,  # 0: as many as in a test, which the method's name says; the study's code: 5
@@ -112,3 +114,9 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    # Any other method, `protonet` for one, trains as MAML does unless its own section says otherwise.
+    for section in registry.sections():
+        if section not in config:
+            follows = {name: config.maml.get_oneway_ref(name) for name in ("steps", "meta_batch", "learning_rate")}
+            config[section] = follows
+    return config

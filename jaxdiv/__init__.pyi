@@ -9,7 +9,15 @@ from . import task2vec as task2vec
 from .data.benchmarks import load_benchmark as load_benchmark
 from .data.episodes import sample_tasks as sample_tasks
 from .data.prepare import DataSettings as DataSettings
+from .methods.checkpointing import load_params as load_params
+from .methods.evaluate import evaluate as evaluate
+from .methods.maml import MAML as MAML
 from .methods.maml import meta_gradient as meta_gradient
+from .methods.pretrain import PreTraining as PreTraining
+from .methods.protonet import ProtoNet as ProtoNet
+from .methods.train import TrainSettings as TrainSettings
+from .methods.train import train as train
+from .nets.network import make_network as make_network
 from .probes.weights import load_probe as load_probe
 from .stats.regression import r_squared as r_squared
 from .task2vec.coefficient import cross_diversity as cross_diversity

@@ -21,6 +21,12 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")
 
 
+def check_known(kind: str, name: str, valid: Iterable[str]) -> None:
+    """Raise InputError (`unknown`) where `name` is none of `valid`."""
+    if name not in (valid := tuple(valid)):
+        raise unknown(kind, name, valid)
+
+
 def at_least(least: int, **given: Any) -> None:
     """Raise InputError for an argument, given by its name, that is no whole number of at least `least`."""
     for name, value in given.items():

@@ -163,7 +163,7 @@ def test_a_mistake_on_the_command_line_is_one_line(given, words):
         assert word in lines[0]
 
 
-@pytest.mark.parametrize("module", ["jaxdiv.study.plan", "jaxdiv.nets.conv", "configs.default", "test_package"])
+@pytest.mark.parametrize("module", ["jaxdiv.study.planner", "jaxdiv.nets.conv", "configs.default", "test_package"])
 def test_what_a_library_is_about_to_take_away_is_an_error_in_our_own_code(module):
     for category in (DeprecationWarning, FutureWarning):
         with pytest.raises(category):

@@ -1,58 +1,76 @@
 """Supervised pre-training (PT): cross-entropy over all train classes; a test task fits the last layer only."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxdiv.methods.learner import Learner, Predict, accuracy, cross_entropy
+from jaxdiv.data.episodes import sample_batch
+from jaxdiv.data.table import ImageTable
+from jaxdiv.errors import check_known
+from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
 from jaxdiv.nets import logistic
-from jaxdiv.nets.network import MOMENTUM, Network
+from jaxdiv.nets.network import BATCH_NORM, Network, task_features, update_running
 
 # Steps over which DropBlock rises to its full rate (Tian et al. 2020).
-_RAMP = 40_000
+_DROPBLOCK_STEPS = 40_000
 
 
-def learner(net: Network, ways: int, batch_norm: str = "transductive") -> Learner:
-    """The pre-training `Learner`: trained on batches `(images, labels)`, adapted by logistic regression.
+@dataclass(frozen=True)
+class PreTraining(Method):
+    """Pre-training as a method: trained on batches `(images, labels)`, adapted by logistic regression.
 
-    Args:
+    Attributes:
       net: a network with one logit per train class.
       ways: classes of a test task, whose head is an L2 logistic regression (C = 1, converged) on the support features.
       batch_norm: one of `network.BATCH_NORM`.
     """
 
-    def init(key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        params, stats = net.init(key)
-        carried: dict[str, Any] = {"steps": jnp.zeros((), jnp.int32)}
-        return params, carried | ({"stats": stats} if batch_norm == "running" else {})
+    net: Network
+    ways: int
+    batch_norm: str = "transductive"
 
-    def gradient(params: PyTree, carried: PyTree, batch: tuple[Array, Array], key: PRNGKeyArray) -> Any:
+    def __post_init__(self) -> None:
+        check_known("batch-norm policy", self.batch_norm, BATCH_NORM)
+
+    @property
+    def name(self) -> str:
+        return "pt"
+
+    @staticmethod
+    def head(ways: int, classes: int) -> int:
+        return classes
+
+    def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        params, stats = self.net.init(key)
+        model_state: dict[str, Any] = {"steps": jnp.zeros((), jnp.int32)}
+        return params, model_state | ({"stats": stats} if self.batch_norm == "running" else {})
+
+    def gradient(
+        self, params: PyTree, model_state: PyTree, batch: tuple[Array, Array], key: PRNGKeyArray
+    ) -> tuple[PyTree, PyTree, Metrics]:
         images, labels = batch
-        ramp = jnp.minimum(carried["steps"] / _RAMP, 1.0)
+        dropblock_scale = jnp.minimum(model_state["steps"] / _DROPBLOCK_STEPS, 1.0)
 
         def loss(params: PyTree) -> tuple[Array, Any]:
-            found = net.by_batch(params, images, key, ramp)
+            found = self.net.apply_batch_stats(params, images, key, dropblock_scale)
             return cross_entropy(found.logits, labels), (accuracy(found.logits, labels), found.stats)
 
         (value, (share, stats)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        after = {"steps": carried["steps"] + 1}
-        if batch_norm == "running":
-            average = lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new
-            after |= {"stats": jax.tree.map(average, carried["stats"], stats)}
+        after = {"steps": model_state["steps"] + 1}
+        if self.batch_norm == "running":
+            after |= {"stats": update_running(model_state["stats"], stats)}
         return grads, after, {"loss": value, "accuracy": share}
 
-    def adapt(params: PyTree, carried: PyTree, images: Array, labels: Array, key: PRNGKeyArray) -> Predict:
-        running = batch_norm == "running"
-        support = net.by_stats(params, carried["stats"], images) if running else net.by_batch(params, images)
-        kernel, bias = logistic.fit(support.features, labels, ways)
+    def adapt(self, params: PyTree, model_state: PyTree, support: Array, labels: Array, key: PRNGKeyArray) -> Predict:
+        features, of_queries = task_features(self.net, self.batch_norm, params, model_state.get("stats"), support)
+        kernel, bias = logistic.fit(features, labels, self.ways)
+        return lambda queries: of_queries(queries) @ kernel + bias
 
-        def predict(queries: Array) -> Array:
-            if batch_norm == "transductive":
-                return net.by_batch(params, queries).features @ kernel + bias
-            return net.by_stats(params, support.stats, queries).features @ kernel + bias
-
-        return predict
-
-    return Learner(init, gradient, adapt)
+    def sample(
+        self, key: PRNGKeyArray, table: ImageTable, size: int, ways: int, shots: int, queries: int, augment: bool
+    ) -> tuple[Array, Array]:
+        """`size` images of any classes, and each one's class."""
+        return sample_batch(key, table, size, augment)

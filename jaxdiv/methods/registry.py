@@ -1,8 +1,16 @@
-"""Which methods there are: what configuration, statistics, figures and words know of each. Imports no JAX."""
+"""Which methods there are: what configuration, statistics, figures and words know of each. Imports no JAX.
 
-from dataclasses import dataclass
+A method is one file, with a `base.Method` in it, and one line in METHODS.
+"""
 
-FAMILIES = ("pretraining", "maml")
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxdiv.errors import unknown
+
+FAMILIES = ("pretraining", "maml", "prototypes")
 
 
 @dataclass(frozen=True)
@@ -10,31 +18,69 @@ class Entry:
     """What is known of a method without running it.
 
     Attributes:
-      family: one of FAMILIES: what it is compared as ("MAML against PT").
+      family: what it is compared as ("MAML against PT"), one of FAMILIES.
       label: its name as a reader sees it.
-      inner_steps, first_order: of MAML's inner loop.
+      path: the class of its values, "module:Class", imported when it is first needed.
+      section: the configuration's section that holds its settings.
+      fields: of its value, those that its name says.
     """
 
     family: str
     label: str
-    inner_steps: int = 0
-    first_order: bool = True
+    path: str
+    section: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _maml(order: str, steps: int) -> Entry:
+    fields = {"inner_steps": steps, "first_order": order == "fo"}
+    return Entry("maml", f"{order.upper()}-MAML {steps} steps", "jaxdiv.methods.maml:MAML", "maml", fields)
 
 
 METHODS = {  # in the study's order
-    "pt": Entry("pretraining", "PT"),
-    "fo_maml_5": Entry("maml", "FO-MAML 5 steps", 5),
-    "fo_maml_10": Entry("maml", "FO-MAML 10 steps", 10),
-    "ho_maml_5": Entry("maml", "HO-MAML 5 steps", 5, first_order=False),
-    "ho_maml_10": Entry("maml", "HO-MAML 10 steps", 10, first_order=False),
+    "pt": Entry("pretraining", "PT", "jaxdiv.methods.pretrain:PreTraining", "pt"),
+    "fo_maml_5": _maml("fo", 5),
+    "fo_maml_10": _maml("fo", 10),
+    "ho_maml_5": _maml("ho", 5),
+    "ho_maml_10": _maml("ho", 10),
+    "protonet": Entry("prototypes", "ProtoNet", "jaxdiv.methods.protonet:ProtoNet", "protonet"),
 }
+_MAML = re.compile(r"(fo|ho)_maml_(\d+)")
+
+
+def entry(method: str) -> Entry:
+    """What is known of a method: one of METHODS, or MAML with any other number of steps ("ho_maml_3").
+
+    Raises:
+      InputError: another name.
+    """
+    if found := _find(method):
+        return found
+    raise unknown("method", method, METHODS)
+
+
+def sections() -> tuple[str, ...]:
+    """The configuration's sections of methods, each once."""
+    return tuple(dict.fromkeys(entry.section for entry in METHODS.values()))
 
 
 def family(method: str) -> str:
-    """A method's family; of a name that is not in METHODS, MAML's: another number of steps."""
-    return METHODS[method].family if method in METHODS else "maml"
+    """A method's family; of a name that is no method's, the name itself, so that it counts as nothing else."""
+    found = _find(method)
+    return found.family if found else method
 
 
 def label(method: str) -> str:
-    """A method's name as a reader sees it; of one that is not in METHODS, its own."""
-    return METHODS[method].label if method in METHODS else method
+    """A method's name as a reader sees it; of a name that is no method's, the name itself."""
+    found = _find(method)
+    return found.label if found else method
+
+
+def with_inner_steps(method: str, steps: int) -> str:
+    """The MAML method of the same order with another number of inner steps."""
+    return f"{method.rpartition('_')[0]}_{steps}"
+
+
+def _find(method: str) -> Entry | None:
+    maml = _MAML.fullmatch(method)
+    return METHODS.get(method) or (_maml(maml[1], int(maml[2])) if maml else None)

@@ -14,7 +14,7 @@ class Conv4(nn.Module):
     """Four blocks of 3x3 convolution, batch norm, ReLU, 2x2 max-pool; then a linear head on the flat features.
 
     Attributes:
-      ways: logits.
+      ways: logits; 0: no head, the logits are the features.
       width: channels of every block.
       dtype: of the convolutions (None: of images and parameters); the head is float32 at least.
     """
@@ -24,8 +24,10 @@ class Conv4(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "images h w c"], ramp: Array | float = 0.0) -> tuple[Array, Array]:
-        """Logits `[images, ways]` and features `[images, d]`. There is nothing that `ramp` would raise."""
+    def __call__(
+        self, images: Float[Array, "images h w c"], dropblock_scale: Array | float = 0.0
+    ) -> tuple[Array, Array]:
+        """Logits `[images, ways]` and features `[images, d]`. It has no DropBlock that could be scaled."""
         x = images
         for _ in range(4):
             x = nn.Conv(
@@ -33,4 +35,4 @@ class Conv4(nn.Module):
             )(x)
             x = nn.relu(BatchNorm()(x, pool=True))
         features = x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.ways, name="head")(features), features
+        return (nn.Dense(self.ways, name="head")(features) if self.ways else features), features

@@ -20,11 +20,11 @@ class ResNet12(nn.Module):
     """Four residual stages of three 3x3 convolutions, 2x2 max-pool and dropout each; average pool; linear head.
 
     Dropout (stages 1, 2) and DropBlock (stages 3, 4) act where a `dropout` random stream is given: dropout at
-    `dropout`, DropBlock at `ramp` times that, the study's rising from 0 to 1 over 40,000 steps of pre-training and
-    staying 0 in MAML. 12,424,320 parameters and 641 a way.
+    `dropout`, DropBlock at `dropblock_scale` times that. The study's scale rises from 0 to 1 over 40,000 steps of
+    pre-training and stays 0 in MAML. 12,424,320 parameters and 641 a way.
 
     Attributes:
-      ways: logits.
+      ways: logits; 0: no head, the logits are the features.
       channels: of the four stages.
       dropout: the share dropped.
       dtype: of the convolutions (None: of images and parameters); the head is float32 at least.
@@ -36,7 +36,9 @@ class ResNet12(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "images h w c"], ramp: Array | float = 0.0) -> tuple[Array, Array]:
+    def __call__(
+        self, images: Float[Array, "images h w c"], dropblock_scale: Array | float = 0.0
+    ) -> tuple[Array, Array]:
         """Logits `[images, ways]` and features `[images, channels[-1]]`."""
         x = images
         size = 5 if images.shape[1] >= 84 else 2  # of a dropped block, as in the study
@@ -46,9 +48,9 @@ class ResNet12(nn.Module):
                 if stage <= 2:
                     x = nn.Dropout(self.dropout, deterministic=False)(x)
                 else:
-                    x = drop_blocks(self.make_rng("dropout"), x, ramp * self.dropout, size)
+                    x = drop_blocks(self.make_rng("dropout"), x, dropblock_scale * self.dropout, size)
         features = x.mean((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.ways, name="head")(features), features
+        return (nn.Dense(self.ways, name="head")(features) if self.ways else features), features
 
 
 class _Block(nn.Module):

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxdiv.data import own, prepare, registry
 from jaxdiv.errors import InputError, unknown
-from jaxdiv.methods.registry import METHODS
+from jaxdiv.methods.registry import METHODS, entry
+from jaxdiv.methods.registry import sections as methods_sections
 from jaxdiv.probes.weights import IMAGENET
 from jaxdiv.stats.controls import LEVELS
 from jaxdiv.study import sections
@@ -51,10 +52,9 @@ class Study(sections.Section):
     controlled: sections.Controlled
     probe: sections.Probe
     learner: sections.Learner
-    pt: sections.Pretraining
-    maml: sections.MAML
     training: sections.Training
     evaluation: sections.Evaluation
+    by_method: dict  # the methods' own sections, by name
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +95,10 @@ class Study(sections.Section):
         if self.evaluation.fixed_test_set != "all":
             return self.evaluation.fixed_test_set
         return "+".join(dict.fromkeys(base for name in self.measured for base in self.bases(name)))
+
+    def settings(self, method: str) -> sections.MethodSection:
+        """How a method trains."""
+        return self.by_method[entry(method).section]
 
     @property
     def weights(self) -> Path | None:
@@ -151,7 +155,14 @@ def read(config: ConfigDict) -> Study:
             section = section.get(part) or {}
         if section.get(name) in ("", None):
             section[name] = value
-    return _section(Study, values)
+    mine = {name: _section(sections.method_section(name), values.pop(name, None), name) for name in methods_sections()}
+    return _section(Study, {**values, "by_method": mine})
+
+
+def as_config(study: Study) -> dict[str, Any]:
+    """The fields of a study as the configuration has them."""
+    values = asdict(study)
+    return {**values, **values.pop("by_method")}
 
 
 def flat(study: Study) -> dict[str, Any]:
@@ -165,29 +176,29 @@ def flat(study: Study) -> dict[str, Any]:
         else:
             found[prefix] = list(value) if isinstance(value, tuple) else value
 
-    walk("", asdict(study))
+    walk("", as_config(study))
     return found
 
 
-def _section(kind: Any, values: Mapping[str, Any]) -> Any:
-    """The dataclass `kind` from a mapping of the same fields."""
+def _section(kind: Any, values: Any, name: str = "") -> Any:
+    """The dataclass `kind` from a mapping of the same fields, the section `name` of the configuration."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"--config.{name} is {values!r}: it must be a section with fields; see configs/default.py")
     known = {each.name: each.type for each in fields(kind)}
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+    for each in values:
+        if each not in known:
+            near = difflib.get_close_matches(each, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"unknown field --config.{kind.PATH}{name}: {hint}valid: {', '.join(known)}")
+            raise InputError(f"unknown field --config.{kind.PATH}{each}: {hint}valid: {', '.join(known)}")
     given: dict[str, Any] = {}
-    for name, wanted in known.items():
-        if name not in values:
-            raise InputError(f"--config.{kind.PATH}{name} is missing: begin with default.get_config()")
-        value = values[name]
+    for each, wanted in known.items():
+        if each not in values:
+            raise InputError(f"--config.{kind.PATH}{each} is missing: begin with default.get_config()")
+        value = values[each]
         if is_dataclass(wanted):
-            if not isinstance(value, Mapping):
-                raise InputError(f"--config.{kind.PATH}{name} is {value!r}: it must be a section with fields")
-            given[name] = _section(wanted, value)
+            given[each] = _section(wanted, value, f"{kind.PATH}{each}")
         else:
-            given[name] = tuple(value) if wanted is tuple and isinstance(value, list) else value
+            given[each] = tuple(value) if wanted is tuple and isinstance(value, list) else value
     return kind(**given)
 
 

@@ -17,13 +17,13 @@ from jaxdiv.data import registry, synthetic
 from jaxdiv.data.prepare import check_inputs
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import unknown
-from jaxdiv.methods.make import with_steps
-from jaxdiv.methods.registry import family
+from jaxdiv.methods.registry import with_inner_steps
 from jaxdiv.probes.resnet import Probe
 from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
 from jaxdiv.report import survey
 from jaxdiv.study import subsets, tables
-from jaxdiv.study.config import Study
+from jaxdiv.study.config import Study, as_config
+from jaxdiv.study.sections import MAML
 from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, provenance
@@ -167,7 +167,7 @@ def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[st
         name for name in study.names if all(synthetic.spread(base) is not None for base in study.bases(name))
     )
     test_set = study.evaluation.fixed_test_set
-    spec = report.Spec(title, test_set, generated, tuple(failures), asdict(study))
+    spec = report.Spec(title, test_set, generated, tuple(failures), as_config(study))
 
     def work(unit: Unit, progress: ProgressFn) -> report.Result:
         inputs = report.Inputs(
@@ -287,7 +287,7 @@ def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:
 
 
 def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inputs: tuple[Unit, ...]) -> Unit:
-    settings = study.pt if family(method) == "pretraining" else study.maml
+    settings = study.settings(method)
     name, pixels, loop = f"train/{benchmark}/{method}/seed{run}", study.learner.pixels, study.training
     validated = bool(loop.validate_every)
     spec = train.Spec(
@@ -348,8 +348,9 @@ def _evaluate(
 
 def _trained_as(study: Study, method: str) -> str:
     """The method that is trained for `method`: methods that differ in the test alone share it."""
-    steps = study.maml.train_inner_steps
-    return with_steps(method, steps) if steps and family(method) != "pretraining" else method
+    settings = study.settings(method)
+    steps = settings.train_inner_steps if isinstance(settings, MAML) else 0
+    return with_inner_steps(method, steps) if steps else method
 
 
 def _train_split(study: Study, benchmark: str, pixels: int) -> Table:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
-from jaxdiv.methods import train
+from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.metrics import Diverged
 from jaxdiv.report import report, survey
 from jaxdiv.report.findings import conclusion, true_beside_measured
 from jaxdiv.study import config as door
@@ -62,7 +63,7 @@ def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: C
     plan = planner.plan(door.read(config), workdir)
     units = [unit for unit in plan.units if unit.stage in stages]
     for unit in units:
-        step = train.latest_step(unit.folder)
+        step = latest_step(unit.folder)
         state = "done" if unit.done else f"resume from step {step}" if step else "run"
         settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
         console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
@@ -88,7 +89,7 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
             # Hosts of one job train together; what does not need them all is the first one's.
             if unit.stage == "train" or leads:
                 unit.execute(progress)
-        except train.Diverged as error:
+        except Diverged as error:
             reason = str(error)
         except jax.errors.JaxRuntimeError as error:
             if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):

@@ -6,12 +6,13 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
 import numpy as np
 
 from jaxdiv.errors import InputError, unknown
-from jaxdiv.methods.make import ADAPTS
+from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
 from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.resnet import ARCHITECTURES
@@ -19,7 +20,6 @@ from jaxdiv.task2vec import fisher
 from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
 
 TEST_SETS = ("own", "fixed")
-REDUCTIONS = ("mean", "sum")
 # Metadata of a field that changes no result of a unit whose spec holds it.
 NO_RESULT = {"identity": False}
 
@@ -177,29 +177,59 @@ class Learner(Section):
 
 
 @dataclass(frozen=True)
-class Pretraining(Section):
-    """Supervised pre-training. `steps` is a setting of its own in what is trained (`stages.train.Spec`)."""
+class MethodSection(Section):
+    """How one method trains. `steps` is a setting of its own in what is trained (`stages.train.Spec`)."""
 
-    PATH: ClassVar[str] = "pt."
     steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
-    batch_size: Annotated[int, Range(2)]
     learning_rate: Annotated[float, Range(0)]
+
+    @property
+    def size(self) -> int:
+        """Examples, or tasks, in one step."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class MAML(Section):
-    """MAML of every order. `steps` is as in `Pretraining`; `train_inner_steps` is part of the trained method's name."""
+class Pretraining(MethodSection):
+    """Supervised pre-training."""
+
+    PATH: ClassVar[str] = "pt."
+    batch_size: Annotated[int, Range(2)]
+
+    @property
+    def size(self) -> int:
+        return self.batch_size
+
+
+@dataclass(frozen=True)
+class Episodic(MethodSection):
+    """A method that trains on batches of tasks and has no settings of its own."""
+
+    meta_batch: Annotated[int, Range(1)]
+
+    @property
+    def size(self) -> int:
+        return self.meta_batch
+
+
+@dataclass(frozen=True)
+class MAML(Episodic):
+    """MAML of every order. `train_inner_steps` is part of the name of the method that is trained."""
 
     PATH: ClassVar[str] = "maml."
-    steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
-    meta_batch: Annotated[int, Range(1)]
-    learning_rate: Annotated[float, Range(0)]
     inner_lr: Annotated[float, Range(0)]
     train_inner_steps: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
-    inner_params: Annotated[str, OneOf("choice of maml.inner_params", ADAPTS)]
+    inner_params: Annotated[str, OneOf("choice of maml.inner_params", INNER_PARAMS)]
     learn_inner_lr: bool
-    grad_reduction: Annotated[str, OneOf("gradient reduction", REDUCTIONS)]
+    grad_reduction: Annotated[str, OneOf("choice of maml.grad_reduction", GRAD_REDUCTIONS)]
     remat: bool
+
+
+@cache
+def method_section(name: str) -> type[MethodSection]:
+    """The class of a method's section of the configuration; one that has no class of its own is `Episodic`."""
+    known = {"pt": Pretraining, "maml": MAML}
+    return known[name] if name in known else type(name, (Episodic,), {"PATH": f"{name}."})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxdiv.data import own as own_data
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.prepare import DataSettings
 from jaxdiv.errors import InputError
-from jaxdiv.study import settings
+from jaxdiv.study.config import read
 
 OWN = [f"class {i:02}" for i in range(10)]
 
@@ -102,9 +102,9 @@ def folders(tmp_path, monkeypatch):
 )
 def test_folders_get_names_that_tell_them_apart(folders, given, found):
     config = folder_config.get_config()
-    config.images = given
-    assert settings.own_sets(config) == found
-    assert list(settings.own_sets(config)) == list(found)  # in the order given
+    config.images, config.benchmarks = given, ("gauss-0.1",)
+    assert read(config).own == found
+    assert list(read(config).own) == list(found)  # in the order given
 
 
 def test_a_home_folder_is_meant_by_a_tilde(folders, tmp_path):
@@ -127,9 +127,9 @@ def test_a_home_folder_is_meant_by_a_tilde(folders, tmp_path):
 )
 def test_a_wrong_name_of_a_folder_gets_one_line(folders, given, words):
     config = folder_config.get_config()
-    config.images = given
+    config.images, config.benchmarks = given, ("gauss-0.1",)
     with pytest.raises(InputError) as error:
-        settings.own_sets(config)
+        read(config)
     for word in ("--config.images", *words):
         assert word in str(error.value) and "\n" not in str(error.value)
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,9 @@ from precision import enable_x64
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.methods import maml
-from jaxdiv.methods.learner import cross_entropy
+from jaxdiv.methods.base import cross_entropy
 from jaxdiv.nets.conv4 import Conv4
-from jaxdiv.nets.network import Network, Output, functions
+from jaxdiv.nets.network import Network
 
 WAYS = 3
 # Compiled once for each net, number of steps and order; the rate is traced.
@@ -50,15 +51,23 @@ def mlp_params(seed=1):
     return {name: jnp.asarray(draw.normal(size=shape) / 2) for name, shape in shapes.items()}
 
 
+class Mlp(nn.Module):
+    """`mlp` as a Linen network."""
+
+    @nn.compact
+    def __call__(self, images, dropblock_scale=0.0):
+        params = {name: self.param(name, lambda key, leaf=leaf: leaf) for name, leaf in mlp_params().items()}
+        return mlp(params, images), images
+
+
 def linear(params, images):
     return images @ params["w"] + params["b"]
 
 
 def small_conv4():
-    net = Conv4(ways=WAYS, width=3)
-    params = net.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))["params"]
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    return (lambda p, images: functions(net)[0](p, images).logits), params, random_tasks(1, (16, 16, 3))
+    net = Network(Conv4(ways=WAYS, width=3), (16, 16, 3))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), net.init(jax.random.key(0))[0])
+    return (lambda p, images: net.apply_batch_stats(p, images).logits), params, random_tasks(1, (16, 16, 3))
 
 
 def directional(apply, params, tasks, h, directions=3, **how):
@@ -91,14 +100,14 @@ def distance(a, b):
 
 def test_higher_order_gradient_equals_finite_differences_on_a_smooth_net():
     # Truncation O(h²) = 1e-10 and rounding 1e-16 / h = 1e-11, each times a modest constant.
-    found, expected = directional(mlp, mlp_params(), random_tasks(2, (4,)), 1e-5, inner_steps=4, inner_rate=0.3)
+    found, expected = directional(mlp, mlp_params(), random_tasks(2, (4,)), 1e-5, inner_steps=4, inner_lr=0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
 
 
 def test_higher_order_gradient_equals_finite_differences_on_conv4():
     # Kinks of ReLU and max-pool lie densely: the step must be tiny, so rounding 1e-16 / 1e-9 limits the agreement.
     apply, params, tasks = small_conv4()
-    found, expected = directional(apply, params, tasks, 1e-9, inner_steps=2, inner_rate=0.05)
+    found, expected = directional(apply, params, tasks, 1e-9, inner_steps=2, inner_lr=0.05)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -262,19 +271,18 @@ def test_a_batch_is_the_mean_over_its_tasks():
     check_close(meta_gradient(mlp, params, tasks, 4, 0.3), mean, rtol=1e-11, atol=1e-14)
 
 
-def test_the_learner_trains_by_the_meta_gradient_and_predicts_with_adapted_parameters():
+def test_the_method_trains_by_the_meta_gradient_and_predicts_with_adapted_parameters():
     params, tasks = mlp_params(), random_tasks(2, (4,))
-    net = Network(None, lambda p, images, key=None: Output(mlp(p, images), None, {}), None)
-    learner = maml.learner(net, 4, 0.3, first_order=False)
-    gradient, carried, metrics = jax.jit(learner.gradient)(params, {}, tasks, jax.random.key(0))
-    assert carried == {}
+    method = maml.MAML(Network(Mlp(), (4,)), 4, 0.3, first_order=False)
+    gradient, model_state, metrics = jax.jit(method.gradient)(params, {}, tasks, jax.random.key(0))
+    assert model_state == {}
     loss, expected = meta_gradient(mlp, params, tasks, 4, 0.3)
     check_close(gradient, expected, rtol=1e-12)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-12)
     correct = []
     for i in range(2):
         support = (tasks.support_images[i], tasks.support_labels[i])
-        logits = learner.adapt(params, {}, *support, jax.random.key(0))(tasks.query_images[i])
+        logits = method.adapt(params, {}, *support, jax.random.key(0))(tasks.query_images[i])
         adapted = adapt(mlp, params, *support, 4, 0.3)
         np.testing.assert_allclose(logits, mlp(adapted, tasks.query_images[i]), rtol=1e-12)
         correct.append(np.argmax(logits, 1) == tasks.query_labels[i])

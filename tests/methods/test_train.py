@@ -2,8 +2,10 @@
 
 import json
 import struct
+from dataclasses import dataclass
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +16,25 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.errors import InputError
-from jaxdiv.methods import evaluate, pretrain
-from jaxdiv.methods.learner import Learner, accuracy, cross_entropy
-from jaxdiv.methods.train import Diverged, Settings, latest_step, load_params, make_optimizer, train
-from jaxdiv.nets.network import Network, Output
+from jaxdiv.methods import evaluate
+from jaxdiv.methods.base import Method, accuracy, cross_entropy
+from jaxdiv.methods.checkpointing import latest_step, load_params
+from jaxdiv.methods.metrics import Diverged
+from jaxdiv.methods.pretrain import PreTraining
+from jaxdiv.methods.train import TrainSettings, make_optimizer, train
+from jaxdiv.nets.network import Network
 
 WAYS, FEATURES = 3, 4
 
 
-def linear_learner():
-    def init(key):
+@dataclass(frozen=True)
+class Linear(Method):
+    name: str = "linear"
+
+    def init(self, key):
         return {"w": 0.1 * jax.random.normal(key, (FEATURES, WAYS)), "b": jnp.zeros(WAYS)}, {"steps": jnp.zeros(())}
 
-    def gradient(params, carried, batch, key):
+    def gradient(self, params, model_state, batch, key):
         x, y = batch
         # Noise from the key: resuming must repeat it too.
         x = x + 0.01 * jax.random.normal(key, x.shape)
@@ -36,12 +44,13 @@ def linear_learner():
             return cross_entropy(logits, y), accuracy(logits, y)
 
         (value, share), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return grads, {"steps": carried["steps"] + 1}, {"loss": value, "accuracy": share}
+        return grads, {"steps": model_state["steps"] + 1}, {"loss": value, "accuracy": share}
 
-    return Learner(init, gradient, lambda params, carried, x, y, key: lambda q: q @ params["w"] + params["b"])
+    def adapt(self, params, model_state, support, labels, key):
+        return lambda queries: queries @ params["w"] + params["b"]
 
 
-LEARNER = linear_learner()
+LINEAR = Linear()
 
 
 @jax.jit
@@ -52,8 +61,8 @@ def sample(key):
 
 
 def run(folder, steps, sample=sample, every=4, validate=None, identity=None, progress=lambda step, found: None, **more):
-    settings = Settings(steps, 0.05, checkpoint_every=every, **more)
-    return train(LEARNER, sample, jax.random.key(7), settings, folder, validate, identity, progress=progress)
+    settings = TrainSettings(steps, 0.05, checkpoint_every=every, **more)
+    return train(LINEAR, sample, jax.random.key(7), settings, folder, validate, identity, progress=progress)
 
 
 def logged(folder):
@@ -91,17 +100,17 @@ def test_metrics_have_a_line_per_step_and_the_last_is_returned(undisturbed):
 def test_load_params_gives_the_trained_parameters(undisturbed):
     """Against a plain loop of optax, written anew."""
     for_init, for_steps = jax.random.split(jax.random.key(7))
-    params, carried = LEARNER.init(for_init)
+    params, model_state = LINEAR.init(for_init)
     adam = optax.adam(0.05)
     state = adam.init(params)
     for step in range(1, 24):
         for_batch, for_loss = jax.random.split(jax.random.fold_in(for_steps, step))
-        gradient, carried, _ = LEARNER.gradient(params, carried, sample(for_batch), for_loss)
+        gradient, model_state, _ = LINEAR.gradient(params, model_state, sample(for_batch), for_loss)
         updates, state = adam.update(gradient, state)
         params = optax.apply_updates(params, updates)
-    found, counted = load_params(undisturbed[0], LEARNER)
+    found, counted = load_params(undisturbed[0], LINEAR)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, params)
-    assert counted == carried == {"steps": 23}
+    assert counted == model_state == {"steps": 23}
 
 
 @pytest.mark.parametrize("stop", [8, 10], ids=["at a checkpoint", "between two checkpoints"])
@@ -111,7 +120,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, undisturb
     last = run(tmp_path, 23)
     assert last_line(last) == last_line(undisturbed[1])
     assert logged(tmp_path) == logged(undisturbed[0])
-    same(load_params(tmp_path, LEARNER), load_params(undisturbed[0], LEARNER))
+    same(load_params(tmp_path, LINEAR), load_params(undisturbed[0], LINEAR))
 
 
 def test_a_run_killed_after_its_last_checkpoint_resumes_with_one_line_per_step(tmp_path, undisturbed):
@@ -152,7 +161,7 @@ def test_a_loss_of_nan_raises_naming_the_step_and_keeps_the_last_checkpoint(tmp_
     with pytest.raises(Diverged, match=r"loss is nan at step 7; the checkpoint of step 4 is kept"):
         run(tmp_path, 23, sample=breaks)
     assert latest_step(tmp_path) == 4
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_params(tmp_path, LEARNER)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_params(tmp_path, LINEAR)))
     assert last_line(run(tmp_path, 23)) == last_line(undisturbed[1])  # with the fault gone it goes on from there
     assert logged(tmp_path) == logged(undisturbed[0])
 
@@ -190,7 +199,7 @@ def test_progress_hears_of_the_last_step_with_its_metrics(tmp_path):
 def validating(accuracies):
     """A `validate` that gives these accuracies, one after the other."""
     left = list(accuracies)
-    return lambda params, carried: {"accuracy": left.pop(0), "loss": 1.0}
+    return lambda params, model_state: {"accuracy": left.pop(0), "loss": 1.0}
 
 
 def test_the_best_checkpoint_by_validation_is_kept_beside_the_latest_two(tmp_path):
@@ -199,7 +208,7 @@ def test_the_best_checkpoint_by_validation_is_kept_beside_the_latest_two(tmp_pat
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [8, 20, 24]
     run(tmp_path / "eight", 8)
-    same(load_params(tmp_path, LEARNER), load_params(tmp_path / "eight", LEARNER))
+    same(load_params(tmp_path, LINEAR), load_params(tmp_path / "eight", LINEAR))
     validations = [line["validation"]["accuracy"] for line in logged(tmp_path) if "validation" in line]
     assert validations == [0.3, 0.9, 0.5, 0.6, 0.9, 0.2]
 
@@ -228,7 +237,10 @@ def test_a_checkpoint_of_another_configuration_is_refused_and_named(tmp_path):
     run(tmp_path, 4, identity={"unit": "train/omniglot"})
     for other, words in (
         (dict(identity={"unit": "train/flower"}), ["unit (train/omniglot there, train/flower asked for)"]),
-        (dict(identity={"unit": "train/omniglot"}, clip=1.0), ["clip (0.0 there, 1.0 asked for)", "another folder"]),
+        (
+            dict(identity={"unit": "train/omniglot"}, grad_clip_norm=1.0),
+            ["grad_clip_norm (0.0 there, 1.0 asked for)", "another folder"],
+        ),
     ):
         with pytest.raises(InputError) as refused:
             run(tmp_path, 8, **other)
@@ -256,7 +268,7 @@ def test_schedules_rise_from_zero_and_fall_to_zero():
     """One parameter under SGD without momentum's past: the first update is the rate times the gradient."""
 
     def rates(**settings):
-        optimizer = make_optimizer(Settings(100, 0.5, optimizer="sgd", **settings))
+        optimizer = make_optimizer(TrainSettings(100, 0.5, optimizer="sgd", **settings))
         state, found, before = optimizer.init(jnp.zeros(())), [], 0.0
         for _ in range(101):
             update, state = optimizer.update(jnp.ones(()), state)
@@ -276,7 +288,7 @@ def test_schedules_rise_from_zero_and_fall_to_zero():
 
 def test_clipping_cuts_the_global_norm():
     gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    optimizer = make_optimizer(Settings(10, 1.0, optimizer="sgd", clip=1.0))
+    optimizer = make_optimizer(TrainSettings(10, 1.0, optimizer="sgd", grad_clip_norm=1.0))
     update, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
     np.testing.assert_allclose([update["a"][0], update["b"][0]], [-0.6, -0.8], rtol=1e-6)
 
@@ -299,8 +311,8 @@ def tasks_to_test_on(key, number):
 PARAMS = {"w": jnp.eye(FEATURES, WAYS), "b": jnp.zeros(WAYS)}
 
 
-def evaluated(tasks, seed=0, chunk=10, learner=LEARNER, **more):
-    return evaluate.evaluate(learner, PARAMS, {}, tasks_to_test_on, jax.random.key(seed), tasks, chunk, **more)
+def evaluated(tasks, seed=0, chunk=10, method=LINEAR, **more):
+    return evaluate.evaluate(method, PARAMS, {}, tasks_to_test_on, jax.random.key(seed), tasks, chunk, **more)
 
 
 def test_evaluation_equals_a_loop_over_tasks():
@@ -310,7 +322,7 @@ def test_evaluation_equals_a_loop_over_tasks():
         seen.append(tasks_to_test_on(key, number))
         return seen[-1]
 
-    found = evaluate.evaluate(LEARNER, PARAMS, {}, remember, jax.random.key(0), 20, 10)
+    found = evaluate.evaluate(LINEAR, PARAMS, {}, remember, jax.random.key(0), 20, 10)
     batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *seen)
     logits = np.asarray(batch.query_images) @ np.eye(FEATURES, WAYS)
     np.testing.assert_allclose(found.accuracy, (logits.argmax(-1) == batch.query_labels).mean(1), rtol=1e-6)
@@ -323,7 +335,7 @@ def test_evaluation_equals_a_loop_over_tasks():
 def test_same_key_same_tasks_whatever_the_method():
     first = evaluated(20)
     same(first, evaluated(20))
-    same(first, evaluated(20, learner=linear_learner()))
+    same(first, evaluated(20, method=Linear("another")))
     assert not np.array_equal(first.loss, evaluated(20, seed=1).loss)
 
 
@@ -352,12 +364,17 @@ def test_mean_interval_is_students(level):
 # Pre-training
 
 
-def pretraining(classes=6):
+class Features(nn.Module):
     """A network whose features are the images themselves."""
-    forward = lambda params, images, key=None, ramp=0.0: Output(images @ params["w"], images, {})
-    init = lambda key: ({"w": 0.1 * jax.random.normal(key, (8, classes))}, {})
-    net = Network(init, forward, lambda params, stats, images: forward(params, images))
-    return pretrain.learner(net, WAYS), forward
+
+    ways: int = 6
+
+    @nn.compact
+    def __call__(self, images, dropblock_scale=0.0):
+        return images @ self.param("w", nn.initializers.normal(0.1), (8, self.ways)), images
+
+
+PRETRAINING = PreTraining(Network(Features(), (8,)), WAYS)
 
 
 def blobs(key, labels, apart, ways=WAYS):
@@ -366,10 +383,9 @@ def blobs(key, labels, apart, ways=WAYS):
 
 
 def test_pretraining_adapts_to_near_perfect_accuracy_on_separable_features():
-    learner, _ = pretraining()
     labels = jnp.arange(60) % WAYS
     support = blobs(jax.random.key(0), labels[:15], 8.0)
-    predict = learner.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels[:15], jax.random.key(2))
+    predict = PRETRAINING.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels[:15], jax.random.key(2))
     logits = predict(blobs(jax.random.key(1), labels, 8.0))
     assert logits.shape == (60, WAYS)
     assert float(accuracy(logits, labels)) > 0.98
@@ -377,10 +393,9 @@ def test_pretraining_adapts_to_near_perfect_accuracy_on_separable_features():
 
 def test_pretraining_fits_the_last_layer_as_scikit_learn_does():
     linear_model = pytest.importorskip("sklearn.linear_model")
-    learner, _ = pretraining()
     labels = jnp.arange(15) % WAYS
     support, queries = blobs(jax.random.key(0), labels, 1.0), blobs(jax.random.key(1), labels, 1.0)
-    logits = learner.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels, jax.random.key(2))(queries)
+    logits = PRETRAINING.adapt({"w": jnp.zeros((8, 6))}, {}, support, labels, jax.random.key(2))(queries)
     # In float64: scikit-learn computes in its input's type, and its float32 is off by up to 4e-4.
     support, queries = (np.asarray(x, np.float64) for x in (support, queries))
     theirs = linear_model.LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(support, labels)
@@ -388,25 +403,23 @@ def test_pretraining_fits_the_last_layer_as_scikit_learn_does():
 
 
 def test_pretraining_gradient_is_that_of_the_cross_entropy_over_all_train_classes():
-    learner, forward = pretraining()
-    params, carried = learner.init(jax.random.key(0))
+    params, model_state = PRETRAINING.init(jax.random.key(0))
     labels = jnp.arange(24) % 6
     images = blobs(jax.random.key(1), labels, 2.0, ways=6)
-    gradient, after, metrics = learner.gradient(params, carried, (images, labels), jax.random.key(2))
+    gradient, after, metrics = PRETRAINING.gradient(params, model_state, (images, labels), jax.random.key(2))
     assert after == {"steps": 1}
-    p = jax.nn.softmax(forward(params, images).logits)
+    p = jax.nn.softmax(images @ params["w"])
     by_hand = images.T @ (p - jax.nn.one_hot(labels, 6)) / 24
     np.testing.assert_allclose(gradient["w"], by_hand, atol=1e-6)
     assert float(metrics["loss"]) == pytest.approx(float(-jnp.log(p[jnp.arange(24), labels]).mean()), rel=1e-5)
 
 
 def test_pretraining_learns_its_classes(tmp_path):
-    learner, _ = pretraining()
 
     def batch(key):
         for_labels, for_images = jax.random.split(key)
         labels = jax.random.randint(for_labels, (32,), 0, 6)
         return blobs(for_images, labels, 4.0, ways=6), labels
 
-    last = train(learner, jax.jit(batch), jax.random.key(0), Settings(40, 0.05), tmp_path)
+    last = train(PRETRAINING, jax.jit(batch), jax.random.key(0), TrainSettings(40, 0.05), tmp_path)
     assert last["accuracy"] > 0.9

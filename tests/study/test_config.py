@@ -18,6 +18,7 @@ from jaxdiv.study import config
         ({"learner.dropout": -0.1}, "--config.learner.dropout is -0.1: it must be at least 0"),
         ({"pt.learning_rate": -1e-3}, "--config.pt.learning_rate is -0.001: it must be at least 0"),
         ({"maml.learning_rate": float("nan")}, "--config.maml.learning_rate is nan: it must be a finite number"),
+        ({"protonet.meta_batch": 0}, "--config.protonet.meta_batch is 0: it must be at least 1"),
         ({"maml.inner_lr": -0.1}, "--config.maml.inner_lr is -0.1: it must be at least 0"),
         ({"training.weight_decay": -1.0}, "--config.training.weight_decay is -1.0: it must be at least 0"),
         ({"training.grad_clip_norm": -1.0}, "--config.training.grad_clip_norm is -1.0: it must be at least 0"),
@@ -43,7 +44,7 @@ def test_a_number_out_of_its_range_is_named_by_its_flag(tmp_path, fields, line):
         ("pt.steps", True, "--config.pt.steps is True: it must be a whole number"),
         ("probe.weights", None, "--config.probe.weights is None: it must be text"),
         ("benchmarks", "gauss-0.1", "--config.benchmarks is 'gauss-0.1': it must be a list"),
-        ("task", 5, "--config.task is 5: it must be a section with fields"),
+        ("task", 5, "--config.task is 5: it must be a section with fields; see configs/default.py"),
     ],
 )
 def test_a_value_of_another_type_in_a_configuration_of_ones_own_is_named_by_its_flag(field, value, line):
@@ -73,9 +74,9 @@ def test_a_study_is_a_frozen_value_that_has_left_the_configuration_behind():
     given = tiny()
     study = config.read(given)
     given.maml.steps = 999
-    assert study.maml.steps == 30 and study == config.read(tiny())
+    assert study.settings("fo_maml_5").steps == 30 and study == config.read(tiny())
     with pytest.raises(FrozenInstanceError):
-        study.maml.steps = 5
+        study.settings("fo_maml_5").steps = 5
     assert asdict(study)["data"]["cut"] == {"classes": 0, "images": 0}
     assert config.flat(study)["data.cut.images"] == 0 and config.flat(study)["seeds"] == [0]
 
@@ -85,4 +86,4 @@ def test_whole_numbers_of_numpy_and_lists_do_as_well():
     with given.ignore_type():
         given.pt.steps, given.pt.learning_rate, given.benchmarks = np.int64(7), np.float32(0.5), ["gauss-0.1"]
         study = config.read(given)
-    assert study.pt.steps == 7 and study.benchmarks == ("gauss-0.1",)
+    assert study.settings("pt").steps == 7 and study.benchmarks == ("gauss-0.1",)

@@ -8,29 +8,31 @@ import os
 import time
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiv.data.episodes import Task
-from jaxdiv.methods import maml
-from jaxdiv.methods.train import Settings, load_params, make_mesh, place, train
+from jaxdiv.methods.checkpointing import load_params
+from jaxdiv.methods.maml import MAML
+from jaxdiv.methods.parallel import make_mesh, replicate, shard
+from jaxdiv.methods.train import TrainSettings, train
 from jaxdiv.nets.conv import conv_general_dilated
-from jaxdiv.nets.network import Network, Output
+from jaxdiv.nets.network import Network
 
 BATCH, SIZE = 8, 6
-LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def init(key):
-    for_conv, for_head = jax.random.split(key)
-    conv = jax.random.normal(for_conv, (3, 3, 3, 4)) / 5
-    return {"conv": conv, "head": jax.random.normal(for_head, (4 * SIZE * SIZE, 3)) / 10}, {}
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, images, dropblock_scale=0.0):
+        conv = nn.Conv(4, (3, 3), use_bias=False, param_dtype=float, conv_general_dilated=conv_general_dilated)
+        features = jnp.tanh(conv(images)).reshape(len(images), -1)
+        return nn.Dense(3, use_bias=False, param_dtype=float, name="head")(features), features
 
 
-def by_batch(params, images, key=None, ramp=0.0):
-    x = jnp.tanh(conv_general_dilated(images, params["conv"], (1, 1), "SAME", dimension_numbers=LAYOUT))
-    return Output(x.reshape(len(x), -1) @ params["head"], x, {})
+NET = Network(Net(), (SIZE, SIZE, 3))
 
 
 @jax.jit
@@ -64,10 +66,10 @@ def main(cache: str, folder: Path, steps: int, devices: int, pause: float, hosts
     if hosts > 1:
         jax.distributed.initialize(f"localhost:{port}", hosts, host)
     mesh = make_mesh(BATCH)
-    learner = maml.learner(Network(init, by_batch, None), 3, 0.05, first_order=False, mesh=mesh)
-    params = place(init(jax.random.key(1))[0], mesh)
-    tasks = place(sample(jax.random.key(2)), mesh, spread=True)
-    gradient = jax.jit(learner.gradient)(params, {}, tasks, jax.random.key(3))[0]
+    method = MAML(NET, 3, 0.05, first_order=False, mesh=mesh)
+    params = replicate(jax.jit(method.init)(jax.random.key(1))[0], mesh)
+    tasks = shard(sample(jax.random.key(2)), mesh)
+    gradient = jax.jit(method.gradient)(params, {}, tasks, jax.random.key(3))[0]
 
     drawn = 0
 
@@ -79,9 +81,9 @@ def main(cache: str, folder: Path, steps: int, devices: int, pause: float, hosts
         time.sleep(pause)
         return sample(key)
 
-    train(learner, slowly, jax.random.key(7), Settings(steps, 0.003, checkpoint_every=10), folder, mesh=mesh)
+    train(method, slowly, jax.random.key(7), TrainSettings(steps, 0.003, checkpoint_every=10), folder, mesh=mesh)
     if host == 0:
         losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        final = projections(load_params(folder, learner)[0])
+        final = projections(load_params(folder, method)[0])
         found = {"gradient": projections(gradient), "losses": losses, "final": final}
         (folder / "found.json").write_text(json.dumps({"devices": jax.device_count(), **found}))

@@ -7,15 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.data.table import ImageTable
-from jaxdiv.methods import evaluate, train
-from jaxdiv.methods.make import make_learner
+from jaxdiv.methods import evaluate
+from jaxdiv.methods.base import Method, make_method
+from jaxdiv.methods.checkpointing import load_params
+from jaxdiv.nets.network import make_network
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import MAML, NO_RESULT, Learner, Pretraining, Task
+from jaxdiv.study.sections import NO_RESULT, Learner, MethodSection, Task
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
 
@@ -43,7 +44,7 @@ class Spec:
     dropout: bool
     seed: int
     learner: Learner = field(metadata=NO_RESULT)
-    settings: Pretraining | MAML = field(metadata=NO_RESULT)
+    settings: MethodSection = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,12 @@ class Result:
 
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Test the best checkpoint, or the latest where none was validated."""
-    learner = make(spec.method, spec.learner, spec.settings, spec.task.ways, inputs.train_classes, spec.dropout)
-    params, carried = train.load_params(inputs.folder, learner)
+    how = (spec.learner, spec.settings, spec.task.ways, inputs.train_classes)
+    method = make(spec.method, *how, test_dropout=spec.dropout)
+    params, model_state = load_params(inputs.folder, method)
     heard = lambda done: progress(done / spec.tasks, "")
     key = key_for(spec.seed, "evaluate", spec.where)
-    found = test(learner, params, carried, inputs.table, spec.task, spec.tasks, key, heard)
+    found = test(method, params, model_state, inputs.table, spec.task, spec.tasks, key, heard)
     accuracy, accuracy_ci = evaluate.mean_interval(found.accuracy)
     loss, loss_ci = evaluate.mean_interval(found.loss)
     return Result(
@@ -108,35 +110,25 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
 
 
 def test(
-    learner: Any,
-    params: Any,
-    carried: Any,
+    method: Method,
+    params: PyTree,
+    model_state: PyTree,
     table: ImageTable,
     task: Task,
     tasks: int,
     key: jax.Array,
     progress: Callable[[int], None] = lambda done: None,
 ) -> evaluate.Evaluation:
-    """A learner on tasks of `table`. They depend on `key` and not on the method: every method meets the same ones."""
+    """A method on tasks of `table`. They depend on `key` and not on the method: every method meets the same ones."""
     sample = lambda key, number: sample_tasks(key, table, **asdict(task), tasks=number)
-    return evaluate.evaluate(learner, params, carried, sample, key, tasks, progress=progress)
+    return evaluate.evaluate(method, params, model_state, sample, key, tasks, progress=progress)
 
 
-def make(
-    method: str,
-    learner: Learner,
-    settings: Pretraining | MAML,
-    ways: int,
-    classes: int,
-    dropout: bool = False,
-    mesh: Mesh | None = None,
-) -> Any:
-    """The learner of a method, for a train split of `classes` classes."""
-    net = (learner.net, learner.pixels, learner.width, learner.dropout, learner.compute)
-    inner: tuple = ()
-    if isinstance(settings, MAML):
-        summed = settings.grad_reduction == "sum"
-        inner = (settings.inner_lr, settings.remat, settings.inner_params, settings.learn_inner_lr, summed)
-    return make_learner(
-        method, net, ways, classes, learner.batch_norm, inner or (0.0, False, "all", False, False), dropout, mesh
-    )
+def make(name: str, learner: Learner, settings: MethodSection, ways: int, classes: int, **more: Any) -> Method:
+    """A method by its name, for a train split of `classes` classes.
+
+    Args:
+      more: other fields of the method's value.
+    """
+    net = make_network(learner.net, ways, learner.pixels, learner.width, learner.dropout, learner.compute)
+    return make_method(name, net, ways, classes, {**asdict(settings), "batch_norm": learner.batch_norm, **more})

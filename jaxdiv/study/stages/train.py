@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 
-from jaxdiv.data.episodes import sample_batch, sample_tasks
 from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import train
-from jaxdiv.methods.registry import family
+from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.parallel import make_mesh
+from jaxdiv.methods.registry import entry
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import MAML, NO_RESULT, Learner, Pretraining, Task, Training
+from jaxdiv.study.sections import NO_RESULT, Learner, MethodSection, Task, Training
 from jaxdiv.study.stages.evaluate import make, test
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
@@ -39,7 +40,7 @@ class Spec:
     validation_tasks: int | None
     task: Task
     learner: Learner
-    settings: Pretraining | MAML
+    settings: MethodSection
     training: Training
     steps: int
     augment: bool
@@ -80,20 +81,16 @@ class Result:
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Train, from the last checkpoint in the folder if there is one. Raises as `methods.train.train`."""
     table, settings, task = inputs.table, spec.settings, asdict(spec.task)
-    supervised = isinstance(settings, Pretraining)
-    batch = settings.batch_size if isinstance(settings, Pretraining) else settings.meta_batch
-    mesh = train.make_mesh(batch)
-    learner = make(spec.method, spec.learner, spec.settings, task["ways"], len(table.classes), mesh=mesh)
+    mesh = make_mesh(settings.size)
+    method = make(spec.method, spec.learner, settings, spec.task.ways, len(table.classes), mesh=mesh)
 
     def sample(key: jax.Array) -> Any:
-        if supervised:
-            return sample_batch(key, table, batch, spec.augment)
-        return sample_tasks(key, table, **task, tasks=batch, augment=spec.augment)
+        return method.sample(key, table, settings.size, **task, augment=spec.augment)
 
-    def validate(params: Any, carried: Any) -> dict[str, float]:
+    def validate(params: Any, model_state: Any) -> dict[str, float]:
         assert inputs.validation is not None and spec.validation_tasks is not None
         key = key_for(spec.seed, "validate", spec.benchmark)
-        found = test(learner, params, carried, inputs.validation, spec.task, spec.validation_tasks, key)
+        found = test(method, params, model_state, inputs.validation, spec.task, spec.validation_tasks, key)
         return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
 
     def note(step: int, metrics: dict[str, float]) -> None:
@@ -103,18 +100,18 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
 
     loop = spec.training
     found = train.train(
-        learner,
+        method,
         sample,
         # Not a function of the method: all of them start from the same draws.
         key_for(spec.seed, "train", spec.benchmark, spec.run),
-        train.Settings(
+        train.TrainSettings(
             steps=spec.steps,
             learning_rate=settings.learning_rate,
             optimizer=loop.optimizer,
             schedule=loop.schedule,
             warmup=loop.warmup,
             weight_decay=loop.weight_decay,
-            clip=loop.grad_clip_norm,
+            grad_clip_norm=loop.grad_clip_norm,
             checkpoint_every=loop.checkpoint_every,
             validate_every=loop.validate_every,
             patience=loop.patience,
@@ -131,10 +128,9 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
 
 def cost(spec: Spec) -> float:
     """The seconds that it takes on two cores, roughly."""
-    if family(spec.method) == "pretraining":
-        return spec.steps / 140
-    order, _, inner_steps = spec.method.split("_")
-    return spec.steps * (1 + int(inner_steps) * (1.0 if order == "fo" else 2.5)) / 140
+    inner = entry(spec.method).fields
+    each = 1.0 if inner.get("first_order", True) else 2.5
+    return spec.steps * (1 + inner.get("inner_steps", 0) * each) / 140
 
 
 def adopt(folder: Path, shorter: Iterable[Path], steps: int) -> None:
@@ -143,7 +139,7 @@ def adopt(folder: Path, shorter: Iterable[Path], steps: int) -> None:
     A run that has gone past `steps` is of no use: of its checkpoints only the latest are kept.
     """
     furthest = max(shorter, key=lambda other: _usable(other, steps), default=folder)
-    if _usable(furthest, steps) <= train.latest_step(folder):
+    if _usable(furthest, steps) <= latest_step(folder):
         return
     unfinished = folder / ".checkpoints.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -157,5 +153,5 @@ def adopt(folder: Path, shorter: Iterable[Path], steps: int) -> None:
 
 def _usable(folder: Path, steps: int) -> int:
     """The latest step of a run, 0 where it has gone past `steps`."""
-    latest = train.latest_step(folder)
+    latest = latest_step(folder)
     return latest if latest <= steps else 0

@@ -1,0 +1,33 @@
+"""The registry of methods."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jaxdiv.errors import InputError
+from jaxdiv.methods import registry
+
+
+def test_maml_of_any_number_of_steps_is_a_method():
+    assert registry.family("ho_maml_3") == "maml" and registry.label("ho_maml_3") == "HO-MAML 3 steps"
+    assert registry.entry("fo_maml_12").fields == {"inner_steps": 12, "first_order": True}
+    assert registry.with_inner_steps("ho_maml_10", 5) == "ho_maml_5"
+
+
+def test_a_name_that_is_no_methods_is_its_own_family_and_label():
+    for name in ("mine", "my_ho_maml_3", "ho_maml_x"):
+        assert registry.family(name) == registry.label(name) == name
+        with pytest.raises(InputError, match=f"unknown method '{name}'"):
+            registry.entry(name)
+
+
+def test_the_families_are_those_of_the_methods():
+    assert tuple(dict.fromkeys(map(registry.family, registry.METHODS))) == registry.FAMILIES
+    assert registry.sections() == ("pt", "maml", "protonet")
+
+
+def test_the_registry_imports_no_jax():
+    asked = "import sys, jaxdiv.methods.registry; print(sorted({'jax', 'flax', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
