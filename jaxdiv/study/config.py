@@ -13,6 +13,7 @@ from jaxdiv.data import own, prepare, registry
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.methods.registry import METHODS, entry
 from jaxdiv.methods.registry import sections as methods_sections
+from jaxdiv.probes.registry import check_pixels
 from jaxdiv.probes.weights import IMAGENET
 from jaxdiv.stats.controls import LEVELS
 from jaxdiv.study import sections
@@ -66,6 +67,8 @@ class Study(sections.Section):
         for seed in self.seeds:
             if not sections.fits(seed, int) or seed < 0:
                 raise InputError(f"--config.seeds is {self.seeds}: each must be a whole number, at least 0")
+        with in_flags(pixels="--config.probe.pixels"):
+            check_pixels(self.probe.name, self.probe.pixels)
         _check_benchmarks(self)
         _check_sizes(self)
 
@@ -149,9 +152,9 @@ def read(config: ConfigDict) -> Study:
     if values.get("preset") not in PRESETS:
         raise unknown("preset", str(values.get("preset")), PRESETS)
     for path, value in PRESETS[values["preset"]].items():
-        *sections, name = path.split(".")
+        *outer, name = path.split(".")
         section = values
-        for part in sections:
+        for part in outer:
             section = section.get(part) or {}
         if section.get(name) in ("", None):
             section[name] = value

@@ -18,8 +18,9 @@ from jaxdiv.data.prepare import check_inputs
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import unknown
 from jaxdiv.methods.registry import with_inner_steps
-from jaxdiv.probes.resnet import Probe
-from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
+from jaxdiv.probes.base import Probe
+from jaxdiv.probes.registry import load_probe
+from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file
 from jaxdiv.report import survey
 from jaxdiv.study import subsets, tables
 from jaxdiv.study.config import Study, as_config
@@ -245,7 +246,7 @@ def _subsets(study: Study, root: Path, pool: Unit) -> Unit:
 
 
 def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -> Unit:
-    probe, draws = study.probe, fisher.draws(study.probe.estimator, study.probe.head)
+    probe, stochastic = study.probe, fisher.is_stochastic(study.probe.estimator, study.probe.head)
     spec = embed.Spec(
         benchmark=benchmark,
         table=_train_split(study, benchmark, probe.pixels),
@@ -257,7 +258,7 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         head=probe.head,
         augment=study.data.augment.diversity,
         tasks=probe.tasks,
-        floor_tasks=probe.floor_tasks if draws else 0,
+        floor_tasks=probe.floor_tasks if stochastic else 0,
         seed=study.seed,
         # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
         purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",

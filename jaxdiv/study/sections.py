@@ -15,9 +15,10 @@ from jaxdiv.errors import InputError, unknown
 from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
 from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
-from jaxdiv.probes.resnet import ARCHITECTURES
+from jaxdiv.probes.registry import PROBES
 from jaxdiv.task2vec import fisher
 from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
+from jaxdiv.task2vec.head import HEADS
 
 TEST_SETS = ("own", "fixed")
 # Metadata of a field that changes no result of a unit whose spec holds it.
@@ -151,13 +152,13 @@ class Probe(Section):
     """How diversity is measured."""
 
     PATH: ClassVar[str] = "probe."
-    name: Annotated[str, OneOf("probe", ARCHITECTURES)]
+    name: Annotated[str, OneOf("probe", PROBES)]
     weights: str
     seed: Annotated[int, Range(0)]
     pixels: Annotated[int, Range(8)]
     tasks: Annotated[int, Range(3)]
     estimator: Annotated[str, OneOf("estimator", fisher.ESTIMATORS)]
-    head: Annotated[str, OneOf("head", fisher.HEADS)]
+    head: Annotated[str, OneOf("head", HEADS)]
     distance: Annotated[str, OneOf("distance", DISTANCES)]
     interval: Annotated[str, OneOf("interval", INTERVALS)]
     floor_tasks: Annotated[int, Range(1)]

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdiv.data.table import ImageTable
-from jaxdiv.probes.resnet import Probe
+from jaxdiv.probes.base import Probe
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import Task
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
-from jaxdiv.task2vec.embedding import embed_benchmark
+from jaxdiv.task2vec.embed import embed_benchmark
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdiv.data.table import ImageTable, draw_classes
-from jaxdiv.probes.resnet import Probe
+from jaxdiv.probes.base import Probe
 from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.keys import key_for
