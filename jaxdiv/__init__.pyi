@@ -11,6 +11,8 @@ from .data.benchmarks import load_benchmark as load_benchmark
 from .data.episodes import sample_tasks as sample_tasks
 from .methods.maml import meta_gradient as meta_gradient
 from .probes.weights import load_probe as load_probe
+from .report.heatmap import heat_map as heat_map
+from .report.heatmap import task_map as task_map
 from .stats.regression import r_squared as r_squared
 from .task2vec.coefficient import cross_diversity as cross_diversity
 from .task2vec.coefficient import diversity as diversity

@@ -38,3 +38,9 @@ def family(method: str) -> str:
 def label(method: str) -> str:
     """A method's name as a reader sees it; of one that is not in METHODS, its own."""
     return METHODS[method].label if method in METHODS else method
+
+
+def family_label(name: str) -> str:
+    """A family's name as a reader sees it: that of its only method, or else the family's own, "MAML"."""
+    labels = [entry.label for entry in METHODS.values() if entry.family == name]
+    return labels[0] if len(labels) == 1 else name.upper()

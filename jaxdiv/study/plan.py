@@ -32,7 +32,7 @@ from jaxdiv.methods.registry import family
 from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
 from jaxdiv.report import report, survey
 from jaxdiv.report.curves import Curve, read_curve, write_curves
-from jaxdiv.stats.analysis import STATISTICS, analyse
+from jaxdiv.stats.analysis import STATISTICS, Analysis, analyse
 from jaxdiv.study import subsets
 from jaxdiv.study.settings import (
     STAGES,
@@ -440,7 +440,7 @@ class Maker:
                 {name: benchmarks.shares(self._source(name), self.data.own) for name in self.names},
                 self.controlled,
             )
-            return found, {}
+            return found.to_json(), {}
 
         return self.unit("correlate", {"statistics": STATISTICS}, run, done)
 
@@ -448,7 +448,7 @@ class Maker:
         folder, config = self.workdir / "report", self.config
 
         def run(unit: Unit, progress: Report) -> Result:
-            found = correlated.result
+            found = Analysis.from_json(correlated.result)
             report.write_report(
                 folder,
                 found,

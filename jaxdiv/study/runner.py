@@ -11,7 +11,8 @@ from rich.console import Console
 from jaxdiv.errors import InputError
 from jaxdiv.methods import train
 from jaxdiv.report import report, survey
-from jaxdiv.report.findings import conclusion, true_beside_measured
+from jaxdiv.report.prose import conclusion, true_beside_measured
+from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study.plan import Maker
 from jaxdiv.study.progress import Watch
 from jaxdiv.study.settings import check_stages, claim, in_flags
@@ -106,11 +107,11 @@ def _show_report(unit: Unit, page: Path, test_set: str, console: Console) -> Non
     if not unit.done or not page.exists():
         with console.status("drawing the report"):
             unit.execute(_silent)
-    found = unit.inputs[0].result
-    first, second = report.terminal_tables(found["diversity"], found["correlations"], console.width, found["points"])
+    found = Analysis.from_json(unit.inputs[0].result)
+    first, second = report.terminal_tables(found, console.width)
     say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
     console.print(first)
-    if scales := true_beside_measured(found["diversity"]):
+    if scales := true_beside_measured(found.diversity):
         say(scales)
     console.print(second)
     say(conclusion(found, test_set))

@@ -18,7 +18,7 @@ from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.resnet import ARCHITECTURES
 from jaxdiv.probes.weights import IMAGENET
-from jaxdiv.stats.controls import LEVELS
+from jaxdiv.stats.controlled import LEVELS
 from jaxdiv.task2vec import fisher
 from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
 

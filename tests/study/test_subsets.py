@@ -9,7 +9,7 @@ import pytest
 from jaxdiv import load_probe
 from jaxdiv.data.episodes import draw_classes, make_table, read_images, take, union
 from jaxdiv.errors import InputError
-from jaxdiv.stats.controls import LEVELS
+from jaxdiv.stats.controlled import LEVELS
 from jaxdiv.study import subsets
 from jaxdiv.task2vec.coefficient import pairwise_distances
 
