@@ -10,9 +10,9 @@ from jaxtyping import Float
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, unknown
 from jaxdiv.report.plotting import INK, Figure, Rendered, render
-from jaxdiv.report.wording import distance_text, short
+from jaxdiv.report.wording import distance_name, distance_text, short
 from jaxdiv.task2vec.coefficient import DISTANCES, Estimate
 
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
@@ -23,7 +23,7 @@ def heat_map(
     ax: Any,
     distances: Float[np.ndarray, "tasks tasks"],
     *,
-    distance: str | None = None,
+    distance: str = "task2vec_scale_free",
     limit: float | None = None,
     colorbar: bool = True,
 ) -> Any:
@@ -32,21 +32,21 @@ def heat_map(
     Args:
       ax: the matplotlib axes to draw on.
       distances: of `pairwise_distances`.
-      distance: which one it is, for the colour bar's label and range.
-      limit: the largest value of the colours, which start at 0; by default that of the distance's range, or the
-        largest distance where it has no end.
+      distance: which one it is, a key of `DISTANCES`, for the colour bar's label and range.
+      limit: the largest value of the colours, which start at 0. By default it is that of the distance's range, so that
+        two heat maps compare; or the largest distance, where the range has no end.
       colorbar: whether the figure gets a colour bar beside `ax`.
 
     Returns:
       The image, for a colour bar of the caller's own.
 
     Raises:
-      InputError: `distances` is not a square of at least 2 tasks.
+      InputError: `distances` is not a square of at least 2 tasks, or the distance is unknown.
     """
-    distances = _square(distances)
+    distances, high = _square(distances), _range_of(distance)
     order = cluster_order(distances)
-    if limit is None and distance is not None and np.isfinite(DISTANCES[distance].high):
-        limit = DISTANCES[distance].high
+    if limit is None and np.isfinite(high):
+        limit = high
     image = ax.imshow(distances[np.ix_(order, order)], cmap="viridis", vmin=0, vmax=limit)
     ax.grid(visible=False)
     ax.locator_params(integer=True)
@@ -56,7 +56,13 @@ def heat_map(
     return image
 
 
-def task_map(ax: Any, distances: Float[np.ndarray, "tasks tasks"], *, colorbar: bool = True) -> Any:
+def task_map(
+    ax: Any,
+    distances: Float[np.ndarray, "tasks tasks"],
+    *,
+    distance: str = "task2vec_scale_free",
+    colorbar: bool = True,
+) -> Any:
     """The tasks as points in a plane that keeps their distances as well as a plane can (`classical_mds`).
 
     The colour of a point is its mean distance from the other tasks; the title says which share of the squared
@@ -65,24 +71,32 @@ def task_map(ax: Any, distances: Float[np.ndarray, "tasks tasks"], *, colorbar: 
     Args:
       ax: the matplotlib axes to draw on.
       distances: of `pairwise_distances`.
+      distance: which one it is, a key of `DISTANCES`, for the axes' names.
       colorbar: whether the figure gets a colour bar beside `ax`.
 
     Returns:
       The points, for a colour bar of the caller's own.
 
     Raises:
-      InputError: `distances` is not a square of at least 2 tasks.
+      InputError: `distances` is not a square of at least 2 tasks, or the distance is unknown.
     """
-    distances = _square(distances)
+    distances, _ = _square(distances), _range_of(distance)
     at, share = classical_mds(distances)
     others = distances.sum(1) / (len(distances) - 1)
     points = ax.scatter(*at.T, c=others, cmap="viridis", s=26, edgecolors=INK, linewidths=0.4)
     ax.set_aspect("equal", adjustable="datalim")
-    ax.set(title=f"a map of the tasks ({share:.0%} of squared distances)", xlabel="first axis (distance)")
-    ax.set_ylabel("second axis (distance)")
+    ax.set_title(f"a map of the tasks ({share:.0%} of squared distances)")
+    ax.set(xlabel=f"first axis ({distance_name(distance)})", ylabel=f"second axis\n({distance_name(distance)})")
     if colorbar:
         ax.figure.colorbar(points, ax=ax, label=_FARNESS)
     return points
+
+
+def _range_of(distance: str) -> float:
+    """The largest value that a distance can have."""
+    if distance not in DISTANCES:
+        raise unknown("distance", distance, DISTANCES)
+    return DISTANCES[distance].high
 
 
 def _square(distances: Any) -> np.ndarray:
@@ -101,7 +115,7 @@ def draw_tasks(
     diversity: Estimate,
     noise_floor: float | None = None,
     *,
-    distance: str | None = None,
+    distance: str = "task2vec_scale_free",
     limit: float | None = None,
     prefix: str = "tasks",
 ) -> Rendered:
@@ -123,7 +137,7 @@ def draw_tasks(
         [
             lambda ax: _histogram(ax, distances, diversity, noise_floor, unit),
             heat_panel,
-            lambda ax: _colour_bar(ax, task_map(ax, distances, colorbar=False), _FARNESS),
+            lambda ax: _colour_bar(ax, task_map(ax, distances, distance=distance, colorbar=False), _FARNESS),
         ]
     ]
     return render(Figure(prefix, grid, (4.2, 3.7), 0.5, [("", "")], [f"{name}: {len(distances)} tasks"]))

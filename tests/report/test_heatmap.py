@@ -43,7 +43,7 @@ def test_a_task_map_on_ones_own_axes_puts_tasks_where_classical_mds_does(axes):
     points = jaxdiv.task_map(axes, distances)
     np.testing.assert_allclose(points.get_offsets(), heatmap.classical_mds(distances)[0])
     np.testing.assert_allclose(points.get_array(), distances.sum(1) / 5)
-    assert len(axes.figure.axes) == 2
+    assert len(axes.figure.axes) == 2 and axes.get_xlabel() == "first axis (scale-free Task2Vec distance)"
     axes.figure.canvas.draw()
 
 
@@ -52,6 +52,8 @@ def test_a_task_map_on_ones_own_axes_puts_tasks_where_classical_mds_does(axes):
 def test_what_is_no_square_of_distances_is_refused(axes, draw, given):
     with pytest.raises(InputError, match="`distances` has shape"):
         draw(axes, given)
+    with pytest.raises(InputError, match="unknown distance 'cosin': did you mean 'cosine'"):
+        draw(axes, np.zeros((3, 3)), distance="cosin")
 
 
 def test_the_map_keeps_distances_of_points_in_a_plane():
