@@ -4,12 +4,14 @@ import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_up import analysis, study
 from rich.console import Console
 
 from jaxdiv.report import figures, plotting, renderers, report, tables, wording
 from jaxdiv.stats.analysis import Analysis
+from jaxdiv.task2vec.coefficient import DISTANCES, Distance, pairwise_distances
 
 
 def test_a_number_above_zero_never_reads_as_zero():
@@ -94,3 +96,14 @@ def test_tables_and_axes_name_the_distance_and_its_range(distance, said):
     assert f"Mean distance of two tasks ({said})" in tables.table1(rows).text
     data = plotting.plot_data(analysis(rows, points))
     assert figures._labels(data, "loss")[0] == f"Task2Vec diversity coefficient\n({said})"
+
+
+def test_a_new_distance_is_one_entry(monkeypatch):
+    def manhattan(a, b):
+        return np.abs(a - b).sum(-1)
+
+    monkeypatch.setitem(DISTANCES, "manhattan", Distance(manhattan, "Manhattan distance"))
+    assert pairwise_distances(np.eye(2), "manhattan")[0, 1] == 2
+    rows, _ = study(2, ("pt",))
+    text = tables.table1([row | {"distance": "manhattan"} for row in rows]).text
+    assert "Mean distance of two tasks (Manhattan distance, ≥ 0)" in text
