@@ -48,8 +48,8 @@ def confounding(found: Analysis, names: Mapping[str, str]) -> list[str]:
         mine = [row for row in partial if row.given == given]
         left = [row for row in mine if significant(row)]
         lines.append(
-            f"Given {listed(COVARIATES[name] for name in given)}, diversity still explains performance significantly "
-            f"in {len(left) or 'none'} of {many(len(mine), 'case')}{_cases(left)}."
+            f"Given {listed(f'the {COVARIATES[name]}' for name in given)}, diversity still explains performance "
+            f"significantly in {len(left) or 'none'} of {many(len(mine), 'case')}{_cases(left)}."
         )
     for test_set, name in names.items():
         for metric in METRICS:
@@ -118,7 +118,7 @@ def _compared(rows: Sequence[EffectSize], name: str) -> str:
     return (
         f"{many(len(rows), 'comparison')} of {name} with {baseline} (a method on a benchmark), as these networks were "
         f"trained: {name} is better by more than 1% in {verdict(Comparison.BETTER)}, {baseline} in "
-        f"{verdict(Comparison.WORSE)}, they are within 1% in {verdict(Comparison.ALIKE)}, undecided "
+        f"{verdict(Comparison.WORSE)}, they are within 1% in {verdict(Comparison.ALIKE)}, undecided in "
         f"{verdict(Comparison.UNDECIDED)}. By the 1% rule on Cohen's d: {name} {rule(Comparison.BETTER)}, {baseline} "
         f"{rule(Comparison.WORSE)}, no difference {rule(Comparison.ALIKE)}."
     )

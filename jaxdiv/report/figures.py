@@ -39,7 +39,7 @@ _SIZE, _BELOW = (3.4, 3.1), 0.62
 def _labels(data: PlotData, metric: str) -> tuple[str, str]:
     """The names of both axes."""
     return (
-        f"Task2Vec diversity coefficient\n({distance_text(data.distance)})",
+        f"Task2Vec diversity coefficient\n({distance_text(data.distance or 'mean distance of two tasks')})",
         f"{_Y[metric]}\n({_UNITS[metric]})",
     )
 

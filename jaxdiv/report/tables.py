@@ -108,7 +108,9 @@ def table1(rows: Sequence[Mapping[str, Any]], numbers: Mapping[str, int] | None 
         value_column("complexity", "complexity", 4, least=110),
         *(count_column(key, key) if key == "tasks" else words_column(key, key) for key in varied),
     ]
-    text = f"Mean distance of two tasks ({distance_text(distance_of(rows))}), with its interval over tasks."
+    distance = distance_of(rows)
+    which = f" ({distance_text(distance)})" if distance else ""
+    text = f"Mean distance of two tasks{which}, with its interval over tasks."
     if numbers:
         text += " # is the benchmark's number in the figures, least diverse first."
     if any(paper(row) for row in rows):
@@ -201,8 +203,8 @@ def correlations_table(rows: Sequence[Correlation]) -> Table:
     ]
     text = (
         "Slope: change of performance per 1 of diversity. Bootstrap: over benchmarks, diversity and performance "
-        "redrawn within their own errors. One left out: the range of R² when any one benchmark is. Noise corrected: "
-        "what R² would be without the errors of measurement (Spearman's attenuation)."
+        "redrawn within their own errors. One left out: the range of R² with each benchmark left out in turn. Noise "
+        "corrected: what R² would be without the errors of measurement (Spearman's attenuation)."
     )
     return _table("correlations", "Correlations in full", text, columns, rows)
 
@@ -244,14 +246,15 @@ def partial_table(rows: Sequence[PartialCorrelation]) -> Table:
     columns = [
         *(*_WHICH, given, value_column("R², alone", "raw_r2")),
         *(
-            value_column("R² of the given", "covariates_r2"),
+            value_column("R² of what is given", "covariates_r2"),
             span_column("partial r", "r", "low", "high"),
             value_column("partial R²", "r2"),
         ),
         *(p_column("p", "p_value"), _HOLM, _NOTE),
     ]
     text = (
-        "Partial R²: the share of what the given leave unexplained that diversity explains. Sizes enter as logarithms."
+        "What is given leaves a part of performance unexplained; partial R² is the share of that part which diversity "
+        "explains. Sizes enter as logarithms."
     )
     return _table("partial", "Given the size of the data", text, columns, rows)
 

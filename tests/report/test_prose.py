@@ -183,7 +183,7 @@ def test_what_n_points_can_see_follows_from_n():
     said = words(correlations=[row()], partial=[partial])
     assert "not controlled" not in " ".join(said["What these points can support"])
     assert said["Diversity, or size?"] == [
-        "Given number of images, diversity still explains performance significantly in none of 1 case."
+        "Given the number of images, diversity still explains performance significantly in none of 1 case."
     ]
 
 
@@ -212,7 +212,7 @@ def test_confounders_and_effects_say_what_their_rows_say():
     ]
     assert said["PT against MAML, on the same tasks"] == [
         "Own test split, 1 comparison of MAML with PT (a method on a benchmark), as these networks were trained: "
-        "MAML is better by more than 1% in 1, PT in 0, they are within 1% in 0, undecided 0. By the 1% rule on "
+        "MAML is better by more than 1% in 1, PT in 0, they are within 1% in 0, undecided in 0. By the 1% rule on "
         "Cohen's d: MAML 0, PT 0, no difference 1."
     ]
     assert said["The controlled experiment"] == [

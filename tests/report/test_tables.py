@@ -87,7 +87,6 @@ def test_a_column_that_says_nothing_is_left_out_of_what_is_read_and_kept_in_the_
         ("kl", "symmetric KL divergence, ≥ 0 nats"),
         ("correlation", "correlation distance of variances, 0–2"),
         ("entropy", "entropy distance, 0–0.693 nats"),
-        (None, "distance"),
     ],
 )
 def test_tables_and_axes_name_the_distance_and_its_range(distance, said):
