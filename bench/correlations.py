@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 from scipy import special, stats
 
-from jaxdiv.stats import inference, resampling
+from jaxdiv.stats import intervals, resampling
 
 REPLICATES = flags.DEFINE_integer(
     "replicates",
@@ -87,23 +87,23 @@ def closed_forms(x: np.ndarray, y: np.ndarray, error: float) -> dict[str, tuple[
     half = special.stdtrit(n - 2, 0.975) * fit.stderr
     r, rank = float(resampling.row_pearson(x, y)), float(resampling.row_spearman(x, y))
     found = {
-        "r, Fisher's z *": ("r", inference.r_interval(r, n)),
-        "R², folded z *": ("r2", inference.r2_interval(r, n)),
-        "R², Fisher's z, the square of r's": ("r2", inference.squared(*inference.r_interval(r, n))),
+        "r, Fisher's z *": ("r", intervals.r_interval(r, n)),
+        "R², folded z *": ("r2", intervals.r2_interval(r, n)),
+        "R², Fisher's z, the square of r's": ("r2", intervals.squared(*intervals.r_interval(r, n))),
         "slope, Student's t *": ("slope", (fit.slope - half, fit.slope + half)),
-        "Spearman, Bonett & Wright *": ("spearman", inference.spearman_interval(rank, n)),
+        "Spearman, Bonett & Wright *": ("spearman", intervals.spearman_interval(rank, n)),
     }
     if error:
-        found["R², folded z *, of R² without noise"] = ("r2_true", inference.r2_interval(r, n))
-        share = inference.reliability(x, np.full(n, error)) * inference.reliability(y, np.full(n, error))
+        found["R², folded z *, of R² without noise"] = ("r2_true", intervals.r2_interval(r, n))
+        share = intervals.reliability(x, np.full(n, error)) * intervals.reliability(y, np.full(n, error))
         if share > 0:
-            found["R² corrected for noise *, of R² without noise"] = ("r2_true", inference.corrected(r, n, share)[1:])
+            found["R² corrected for noise *, of R² without noise"] = ("r2_true", intervals.corrected(r, n, share)[1:])
     return found
 
 
 def bootstraps(x: np.ndarray, y: np.ndarray, error: float) -> dict[str, tuple[str, tuple[float, float]]]:
     """The bootstrap intervals of one study, as `closed_forms` has the others."""
-    n, square, ends = len(x), inference.squared, resampling.percentile_interval
+    n, square, ends = len(x), intervals.squared, resampling.percentile_interval
     statistics = resampling.row_pearson, resampling.row_slope, resampling.row_spearman
     found = {}
     for name, noise in {"bootstrap": 0.0, "bootstrap + redraw": error}.items():
@@ -165,13 +165,13 @@ def draw_pair(rng: np.random.Generator, count: int, n: int, first: float, second
 
 
 def compared(x: np.ndarray, y: np.ndarray, other: np.ndarray) -> tuple[tuple[float, float], float]:
-    """The interval of a difference of R² and its p-value, as `correlate.differences` has them."""
+    """The interval of a difference of R² and its p-value, as `differences` has them."""
     n, (r1, r2, r12) = len(x), (float(resampling.row_pearson(*pair)) for pair in ((x, y), (x, other), (y, other)))
     r12 *= math.copysign(1, r1 * r2)
     r1, r2 = abs(r1), abs(r2)
-    ends = [(r * r, *inference.squared(*inference.r_interval(r, n))) for r in (r1, r2)]
-    interval = inference.difference_interval(*ends, inference.overlap(r1, r2, r12))
-    return interval, inference.williams(r1, r2, r12, n)[1]
+    ends = [(r * r, *intervals.squared(*intervals.r_interval(r, n))) for r in (r1, r2)]
+    interval = intervals.difference_interval(*ends, intervals.overlap(r1, r2, r12))
+    return interval, intervals.williams(r1, r2, r12, n)[1]
 
 
 def difference_coverage() -> None:
@@ -207,7 +207,7 @@ def false_positives() -> None:
             rng = np.random.default_rng([n, 1])
             studies = draw(rng, 5 * count, n, 0.0, kind)
             r = resampling.row_pearson(studies.x, studies.y)
-            rows[f"p_value, {kind}"].append([inference.p_of_r(v, n) for v in r])
+            rows[f"p_value, {kind}"].append([intervals.p_of_r(v, n) for v in r])
             few = list(zip(studies.x[:count], studies.y[:count], strict=True))
             rows[f"p_permutation, {kind}"].append([resampling.permutation_p(x, y, DRAWS.value, 0) for x, y in few])
             rows[f"spearman_p, {kind}"].append(
@@ -217,16 +217,16 @@ def false_positives() -> None:
         x, common = rng.standard_normal((2, count, 1, n))
         y = 0.8 * common + 0.6 * rng.standard_normal((count, 20, n))
         r = resampling.row_pearson(np.broadcast_to(x, y.shape), y)
-        families = [[inference.p_of_r(v, n) for v in family] for family in r]
+        families = [[intervals.p_of_r(v, n) for v in family] for family in r]
         rows["any of 20 p_value"].append([min(family) for family in families])
-        rows["any of 20 p_holm"].append([min(inference.holm(family)) for family in families])
+        rows["any of 20 p_holm"].append([min(intervals.holm(family)) for family in families])
         for r2 in (0.0, 0.42, 0.8):
             x, common = rng.standard_normal((2, count, 1, n))
             own = rng.standard_normal((count, 5, n))
             y = math.sqrt(r2) * x + math.sqrt(1 - r2) * (0.8 * common + 0.6 * own)
             pairs = [[compared(x[i, 0], *pair)[1] for pair in combinations(y[i], 2)] for i in range(count)]
             rows[f"p_value of a difference, both R² {r2:g}"].append([p for family in pairs for p in family])
-            rows[f"any of 10 differences by p_holm, R² {r2:g}"].append([min(inference.holm(f)) for f in pairs])
+            rows[f"any of 10 differences by p_holm, R² {r2:g}"].append([min(intervals.holm(f)) for f in pairs])
         say(f"false positives, n = {n}")
     shares = {name: [f"{100 * np.mean(np.array(p) < 0.05):.1f}" for p in cells] for name, cells in rows.items()}
     table(["p < .05, %", *(f"n = {n}" for n in SIZES)], [[name, *cells] for name, cells in sorted(shares.items())])
@@ -239,7 +239,7 @@ def power() -> None:
         line = [f"ρ = {rho:g} (R² {rho**2:.2f}) against none"]
         for n in POWER_SIZES:
             studies = draw(np.random.default_rng([n, 2]), 5 * count, n, rho**2, "exact")
-            p = [inference.p_of_r(r, n) for r in resampling.row_pearson(studies.x, studies.y)]
+            p = [intervals.p_of_r(r, n) for r in resampling.row_pearson(studies.x, studies.y)]
             line.append(f"{100 * np.mean(np.array(p) < 0.05):.0f}")
         lines.append(line)
     for shared in (0.0, 0.5, 0.8, 0.95):
@@ -284,9 +284,7 @@ def main(argv: list[str]) -> int:
     count = REPLICATES.value
     errors = [196 * math.sqrt(0.05 * 0.95 / studies) for studies in (count, 4 * count)]
     print(f"{count} studies a cell (95% ± {errors[0]:.1f}) for bootstraps of {DRAWS.value} draws, ", end="")
-    print(
-        f"{4 * count} (± {errors[1]:.1f}) for closed forms; in %. Columns: n: true R². * is what `correlate` reports."
-    )
+    print(f"{4 * count} (± {errors[1]:.1f}) for closed forms; in %. Columns: n: true R². * is what a study reports.")
     titles = {"exact": "values without noise", "noisy": "values with noise, of what is measured"}
     for kind, title in (titles | {kind: f"{kind} values" for kind in SKEWED}).items():
         print(f"\n## Coverage, {title}\n")

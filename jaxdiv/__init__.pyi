@@ -21,6 +21,8 @@ from .nets.network import make_network as make_network
 from .probes.base import Probe as Probe
 from .probes.generic import probe_from as probe_from
 from .probes.registry import load_probe as load_probe
+from .report.heatmap import heat_map as heat_map
+from .report.heatmap import task_map as task_map
 from .stats.regression import r_squared as r_squared
 from .task2vec.coefficient import cross_diversity as cross_diversity
 from .task2vec.coefficient import diversity as diversity

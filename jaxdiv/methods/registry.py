@@ -84,3 +84,9 @@ def with_inner_steps(method: str, steps: int) -> str:
 def _find(method: str) -> Entry | None:
     maml = _MAML.fullmatch(method)
     return METHODS.get(method) or (_maml(maml[1], int(maml[2])) if maml else None)
+
+
+def family_label(name: str) -> str:
+    """A family's name as a reader sees it: that of its only method, or else the family's own, "MAML"."""
+    labels = [entry.label for entry in METHODS.values() if entry.family == name]
+    return labels[0] if len(labels) == 1 else name.upper()

@@ -1,58 +1,90 @@
 """Benchmarks side by side: their cross distances, which is more diverse, and what may be compared with what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxdiv.report.published import unlike
-from jaxdiv.report.wording import p_text, short, span
-from jaxdiv.stats.correlate import listed
-from jaxdiv.stats.inference import holm
+from jaxdiv.report.wording import listed, p_text, short, significant, span
+from jaxdiv.stats.rows import with_holm
 from jaxdiv.task2vec.coefficient import cross_diversity, difference
 
 Row = Mapping[str, Any]
 DIGITS = 3
-CROSS_KEYS = ("benchmark", "other", "distance", "ci_low", "ci_high")
-DIFFERENCE_KEYS = ("benchmark", "other", "difference", "ci_low", "ci_high", "p_value", "p_holm", "more_diverse")
 _SOME = 3  # pairs that are told one by one
 
 
-def cross_rows(
-    rows: Sequence[Row], embeddings: Mapping[str, Float[np.ndarray, "tasks filters"]]
-) -> list[dict[str, Any]]:
-    """The distance of every two benchmarks, in both orders, and each one's own coefficient: rows of CROSS_KEYS.
+@dataclass(frozen=True)
+class CrossDistance:
+    """The mean distance of one benchmark's tasks from another's, with its 95% interval; of one with itself, its
+    diversity."""
 
-    rows: Table 1's, of one distance. embeddings: by benchmark.
+    benchmark: str
+    other: str
+    distance: float
+    ci_low: float
+    ci_high: float
+
+
+@dataclass(frozen=True)
+class DiversityDifference:
+    """The first benchmark's diversity minus the other's.
+
+    Attributes:
+      ci_low, ci_high, p_value: of this pair alone.
+      p_holm: corrected over all pairs.
+      more_diverse: the benchmark that is, where p_holm is below .05.
+    """
+
+    benchmark: str
+    other: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    p_holm: float | None = None
+    more_diverse: str | None = None
+
+
+def cross_distances(
+    rows: Sequence[Row], embeddings: Mapping[str, Float[np.ndarray, "tasks filters"]]
+) -> list[CrossDistance]:
+    """The distance of every two benchmarks, in both orders, and each one's own coefficient.
+
+    Args:
+      rows: Table 1's, of one distance.
+      embeddings: by benchmark.
     """
     found = []
-    for one in rows:
-        for other in rows:
-            if one is other:
-                value = one["diversity"], one["ci_low"], one["ci_high"]
-            else:
-                value = cross_diversity(embeddings[one["benchmark"]], embeddings[other["benchmark"]], one["distance"])
-            found.append(dict(zip(CROSS_KEYS, (one["benchmark"], other["benchmark"], *value), strict=True)))
+    for one, other in product(rows, rows):
+        names = one["benchmark"], other["benchmark"]
+        if one is other:
+            found.append(CrossDistance(*names, one["diversity"], one["ci_low"], one["ci_high"]))
+        else:
+            value = cross_diversity(embeddings[names[0]], embeddings[names[1]], one["distance"])
+            found.append(CrossDistance(*names, *value))
     return found
 
 
-def difference_rows(distances: Mapping[str, Float[np.ndarray, "tasks tasks"]]) -> list[dict[str, Any]]:
-    """For every two benchmarks the first's diversity minus the second's: rows of DIFFERENCE_KEYS.
+def diversity_differences(distances: Mapping[str, Float[np.ndarray, "tasks tasks"]]) -> list[DiversityDifference]:
+    """For every two benchmarks the first's diversity minus the second's.
 
-    The interval and p_value are of one pair, p_holm is corrected over all pairs. more_diverse: the benchmark that is,
-    where p_holm is below .05; else "".
+    Args:
+      distances: of every two tasks, by benchmark.
     """
-    names = list(distances)
-    pairs = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
-    found = [difference(distances[one], distances[other]) for one, other in pairs]
-    corrected = holm([p for _, p in found])
     rows = []
-    for (one, other), (estimate, p), adjusted in zip(pairs, found, corrected, strict=True):
-        assert adjusted is not None  # no p is
-        decided = (one if estimate.value > 0 else other) if adjusted < 0.05 else ""
-        rows.append(dict(zip(DIFFERENCE_KEYS, (one, other, *estimate, p, adjusted, decided), strict=True)))
-    return rows
+    for one, other in combinations(distances, 2):
+        value, p_value = difference(distances[one], distances[other])
+        rows.append(DiversityDifference(one, other, *value, p_value))
+    found = []
+    for row in with_holm(rows):
+        larger = row.benchmark if row.difference > 0 else row.other
+        found.append(replace(row, more_diverse=larger if significant(row) else None))
+    return found
 
 
 def coefficients(rows: Sequence[Row]) -> list[str]:
@@ -69,26 +101,23 @@ def coefficients(rows: Sequence[Row]) -> list[str]:
     return [f"Diversity coefficients: {listed(told)} (95% intervals)."]
 
 
-def between(rows: Sequence[Row]) -> list[str]:
-    """The cross distances in a sentence, of a few benchmarks. rows: of `cross_rows`."""
-    names = list(dict.fromkeys(row["benchmark"] for row in rows))
-    pairs = [row for row in rows if names.index(row["benchmark"]) < names.index(row["other"])]
+def between(rows: Sequence[CrossDistance]) -> list[str]:
+    """The cross distances in a sentence, of a few benchmarks."""
+    names = list(dict.fromkeys(row.benchmark for row in rows))
+    pairs = [row for row in rows if names.index(row.benchmark) < names.index(row.other)]
     if not pairs or len(pairs) > _SOME:
         return []
     told = [
-        f"{span(row['distance'], row['ci_low'], row['ci_high'], DIGITS)} between {row['benchmark']} and {row['other']}"
+        f"{span(row.distance, row.ci_low, row.ci_high, DIGITS)} between {row.benchmark} and {row.other}"
         for row in pairs
     ]
     return [f"Mean distance of two tasks: {listed(told)}."]
 
 
-def verdicts(rows: Sequence[Row]) -> list[str]:
-    """Which benchmark is more diverse, a sentence a pair; of many pairs, how many are decided.
-
-    rows: of `difference_rows`.
-    """
+def verdicts(rows: Sequence[DiversityDifference]) -> list[str]:
+    """Which benchmark is more diverse, one sentence per pair; of many pairs, how many are decided."""
     if len(rows) > _SOME:
-        decided = sum(bool(row["more_diverse"]) for row in rows)
+        decided = sum(bool(row.more_diverse) for row in rows)
         return [
             f"Of {len(rows)} pairs, {decided} differ in diversity after Holm's correction (p < .05); "
             f"{len(rows) - decided} are undecided. The report says which."
@@ -96,15 +125,15 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return [_verdict(row, len(rows)) for row in rows]
 
 
-def _verdict(row: Row, pairs: int) -> str:
-    p = f"p {p_text(row['p_holm'])}" + (f" after Holm's correction for {pairs} pairs" if pairs > 1 else "")
-    sign = -1 if row["more_diverse"] == row["other"] else 1
-    ends = sorted((sign * row["ci_low"], sign * row["ci_high"]))
-    value = f"{span(sign * row['difference'], ends[0], ends[1], DIGITS)}, {p}"
-    if not row["more_diverse"]:
-        return f"Undecided whether {row['benchmark']} or {row['other']} is more diverse: the difference is {value}."
-    less = row["benchmark"] if sign < 0 else row["other"]
-    return f"{row['more_diverse']} is more diverse than {less}: the difference is {value}."
+def _verdict(row: DiversityDifference, pairs: int) -> str:
+    p = f"p {p_text(row.p_holm)}" + (f" after Holm's correction for {pairs} pairs" if pairs > 1 else "")
+    sign = -1 if row.more_diverse == row.other else 1
+    ends = sorted((sign * row.ci_low, sign * row.ci_high))
+    value = f"{span(sign * row.difference, ends[0], ends[1], DIGITS)}, {p}"
+    if not row.more_diverse:
+        return f"Undecided whether {row.benchmark} or {row.other} is more diverse: the difference is {value}."
+    less = row.benchmark if sign < 0 else row.other
+    return f"{row.more_diverse} is more diverse than {less}: the difference is {value}."
 
 
 def how(row: Row) -> str:

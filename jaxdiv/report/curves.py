@@ -1,4 +1,4 @@
-"""How training went: validation accuracy against outer steps, a panel for each benchmark, a line for each run."""
+"""How training went: validation accuracy against outer steps, one panel per benchmark, one line per run."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from jaxdiv.files import replacing
 from jaxdiv.methods.registry import METHODS
-from jaxdiv.report.plotting import RC, STYLES
+from jaxdiv.report.plotting import RC, styles
 from jaxdiv.report.wording import method_name
-from jaxdiv.stats.correlate import in_order
+from jaxdiv.stats.rows import in_order
 
 _WIDE, _TALL, _COLUMNS = 4.2, 3.2, 3  # inches a panel, panels a row
 
@@ -61,8 +61,10 @@ def write_curves(folder: Path, curves: Iterable[Curve]) -> Path | None:
 
 
 def _panel(ax, benchmark: str, runs: list[Curve]) -> None:
-    for method in in_order({run.method for run in runs}, METHODS):
-        colour, marker, dashes = STYLES.get(method, ("#999999", "X", (0, ())))
+    methods = in_order({run.method for run in runs}, METHODS)
+    looks = styles(methods)
+    for method in methods:
+        colour, marker, dashes = looks[method]
         for number, run in enumerate(run for run in runs if run.method == method):
             label = method_name(method) if number == 0 else None
             ax.plot(

@@ -1,5 +1,5 @@
-"""The five figures: performance against diversity (1, 3), all trend lines (2), MAML over PT (4), the controlled
-experiment (5)."""
+"""The five figures: performance against diversity (1, 3), all trend lines (2), effect sizes over pre-training (4), the
+controlled experiment (5)."""
 
 import math
 import textwrap
@@ -9,30 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiv.methods.registry import METHODS
+from jaxdiv.methods.registry import METHODS, family_label
 from jaxdiv.report.plotting import (
     GRID,
     INK,
-    OTHER_STYLES,
     PAPER,
-    STYLES,
     Figure,
     PlotData,
     Rendered,
     key_lines,
     number_points,
     render,
+    styles,
 )
-from jaxdiv.report.wording import method_name, p_text, plain, r2_text, span
-from jaxdiv.stats.correlate import METRICS, TEST_SETS, in_order
+from jaxdiv.report.wording import METRIC_NAMES, distance_text, family_names, listed, method_name, p_text, r2_text, span
+from jaxdiv.stats.effect_size import BASELINE, EffectSize
 from jaxdiv.stats.regression import trend_band
+from jaxdiv.stats.rows import METRICS, TEST_SETS, Averaged, in_order
 
-_X = "Task2Vec diversity coefficient\n(cosine distance, 0–1)"
-_Y = {
-    "accuracy": "test accuracy\n(fraction of query images)",
-    "loss": "cross-entropy\n(nats per query image)",
-    "effect": "Cohen's d, MAML over PT\n(pooled sds of task accuracy)",
-}
+_UNITS = {"accuracy": "fraction of query images", "loss": "nats per query image"}
+_Y = {"accuracy": "test accuracy", "loss": METRIC_NAMES["loss"]}
 _SHORT = {"own": "own test split", "fixed": "fixed test set"}
 # Levels of the controlled experiment, least diverse first
 _LEVELS = (("#0072B2", "o"), ("#E69F00", "s"), ("#D55E00", "^"), ("#CC79A7", "D"), ("#009E73", "v"))
@@ -40,21 +36,25 @@ _AREA = {"^": 38, "v": 38}  # a triangle as small as a square looks like a star 
 _SIZE, _BELOW = (3.4, 3.1), 0.62
 
 
+def _labels(data: PlotData, metric: str) -> tuple[str, str]:
+    """The names of both axes."""
+    return (
+        f"Task2Vec diversity coefficient\n({distance_text(data.distance or 'mean distance of two tasks')})",
+        f"{_Y[metric]}\n({_UNITS[metric]})",
+    )
+
+
 def _methods(data: PlotData) -> list[str]:
-    return in_order((p["method"] for p in data.points), METHODS)
+    return in_order((row.method for row in data.points), METHODS)
 
 
-def _style(method: str, methods: Sequence[str]) -> tuple[str, str, Any]:
-    others = [m for m in methods if m not in STYLES]
-    return STYLES.get(method) or OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
+def _group(data: PlotData, method: str, metric: str, test_set: str) -> list[Averaged]:
+    mine = [row for row in data.points if (row.method, row.test_set) == (method, test_set)]
+    return [row for row in mine if row.value(metric) is not None and row.value("diversity") is not None]
 
 
-def _group(data: PlotData, method: str, metric: str, test_set: str) -> list[dict[str, Any]]:
-    return [
-        p
-        for p in data.points
-        if p["method"] == method and p["test_set"] == test_set and p[metric] is not None and p["diversity"] is not None
-    ]
+def _values(rows: Sequence[Averaged], name: str) -> list[float]:
+    return [row.value(name) or 0.0 for row in rows]
 
 
 def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
@@ -65,14 +65,20 @@ def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _limits(data: PlotData, metric: str, test_set: str) -> tuple[tuple[float, float], tuple[float, float]]:
+def _set_limits(ax: Any, data: PlotData, metric: str, test_set: str) -> None:
     """Axis limits that hold every point and interval of a test set, the same for all its panels."""
-    rows = [p for p in data.points if p[metric] is not None and p["diversity"] is not None]
-    xs = [v for p in rows for v in (p["diversity"], *data.bars.get(p["benchmark"], ()))]
-    rows = [p for p in rows if p["test_set"] == test_set]
-    halves = [(p, p[f"{metric}_ci"] or 0.0) for p in rows]
-    ys = [v for p, half in halves for v in (p[metric] - half, p[metric] + half, *p[f"{metric}_seeds"])]
-    return _padded(xs, 0.09), _padded(ys, 0.11)
+    rows = [row for row in data.points if row.value(metric) is not None and row.value("diversity") is not None]
+    xs = [v for row in rows for v in (*_values([row], "diversity"), *data.bars.get(row.benchmark, ()))]
+    mine = [row for row in rows if row.test_set == test_set]
+    ys = [v for row in mine for v in (*_ends(row, metric), *row.measured[metric].seeds)]
+    ax.set_xlim(*_padded(xs, 0.09))
+    ax.set_ylim(*_padded(ys, 0.11))
+
+
+def _ends(row: Averaged, metric: str) -> tuple[float, float]:
+    """The ends of the interval of performance; the value twice where it has none."""
+    value, half = row.value(metric) or 0.0, row.measured[metric].half_width or 0.0
+    return value - half, value + half
 
 
 def _trend(ax: Any, xs: Sequence[float], ys: Sequence[float], colour: str, line_style: Any) -> None:
@@ -99,6 +105,23 @@ def _crosses(ax: Any, places: Sequence[tuple], colour: str) -> None:
         ax.plot(*zip(*line, strict=True), color=colour, linewidth=0.9, zorder=4)
 
 
+def _markers(ax: Any, xs: Sequence[float], ys: Sequence[float], colour: str, marker: str, label: str = "") -> None:
+    look: dict[str, Any] = {"s": _AREA.get(marker, 24), "marker": marker, "color": colour, "edgecolor": PAPER}
+    ax.scatter(xs, ys, **look, linewidth=0.6, zorder=5, label=label or None)
+
+
+def _points(ax: Any, data: PlotData, rows: Sequence[Averaged], metric: str, look: tuple[str, str], label="") -> None:
+    """Benchmarks with both intervals, and their single seeds as dots. look: colour and marker."""
+    xs, ys = _values(rows, "diversity"), _values(rows, metric)
+    bars = [data.bars.get(row.benchmark, (x, x)) for row, x in zip(rows, xs, strict=True)]
+    crosses = [(x, y, *bar, *_ends(row, metric)) for row, x, y, bar in zip(rows, xs, ys, bars, strict=True)]
+    _crosses(ax, crosses, look[0])
+    seeds = [(x, v) for row, x in zip(rows, xs, strict=True) if row.seeds > 1 for v in row.measured[metric].seeds]
+    if seeds:
+        ax.scatter(*zip(*seeds, strict=True), s=5, color=look[0], alpha=0.45, linewidth=0, zorder=4)
+    _markers(ax, xs, ys, *look, label)
+
+
 def _head(ax: Any, method: str, test_set: str, text: str) -> None:
     title = f"{method_name(method)} · {_SHORT.get(test_set, test_set)}"
     ax.set_title(title, loc="left", y=1.0, pad=16, weight="bold", size=8.5)
@@ -107,39 +130,26 @@ def _head(ax: Any, method: str, test_set: str, text: str) -> None:
 
 def _scatter_panel(ax: Any, data: PlotData, method: str, metric: str, test_set: str) -> None:
     """One method on one test set: points with both intervals, the trend line with its band, R² above."""
-    colour, marker, line_style = _style(method, _methods(data))
+    colour, marker, line_style = styles(_methods(data))[method]
     rows = _group(data, method, metric, test_set)
-    x_limits, y_limits = _limits(data, metric, test_set)
-    ax.set_xlim(*x_limits)
-    ax.set_ylim(*y_limits)
-    xs, ys = [p["diversity"] for p in rows], [p[metric] for p in rows]
+    _set_limits(ax, data, metric, test_set)
+    xs, ys = _values(rows, "diversity"), _values(rows, metric)
     _trend(ax, xs, ys, colour, line_style)
-    halves = [p[f"{metric}_ci"] or 0.0 for p in rows]
-    crosses = [
-        (x, y, *data.bars.get(p["benchmark"], (x, x)), y - half, y + half)
-        for p, x, y, half in zip(rows, xs, ys, halves, strict=True)
-    ]
-    _crosses(ax, crosses, colour)
-    seeds = [(p["diversity"], value) for p in rows if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
-    if seeds:
-        ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
-    ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
-    number_points(ax, xs, ys, [str(data.numbers[p["benchmark"]]) for p in rows])
+    _points(ax, data, rows, metric, (colour, marker))
+    number_points(ax, xs, ys, [str(data.numbers[row.benchmark]) for row in rows])
     _head(ax, method, test_set, r2_text(data.lines.get((method, metric, test_set))))
 
 
 def _lines_panel(ax: Any, data: PlotData, test_set: str) -> None:
     """All methods' trend lines on one test set, over their points."""
-    methods = _methods(data)
-    x_limits, y_limits = _limits(data, "accuracy", test_set)
-    ax.set_xlim(*x_limits)
-    ax.set_ylim(*y_limits)
-    for method in methods:
-        colour, marker, line_style = _style(method, methods)
+    _set_limits(ax, data, "accuracy", test_set)
+    looks = styles(_methods(data))
+    for method in _methods(data):
+        colour, marker, line_style = looks[method]
         rows = _group(data, method, "accuracy", test_set)
         if not rows:
             continue
-        xs, ys = [p["diversity"] for p in rows], [p["accuracy"] for p in rows]
+        xs, ys = _values(rows, "diversity"), _values(rows, "accuracy")
         ax.scatter(xs, ys, s=15, marker=marker, color=colour, alpha=0.7, linewidth=0, zorder=2)
         ends = np.array([min(xs), max(xs)])
         band = trend_band(xs, ys, ends)
@@ -159,25 +169,29 @@ def _lines_panel(ax: Any, data: PlotData, test_set: str) -> None:
 
 
 def _effect_panel(ax: Any, data: PlotData, method: str, test_set: str) -> None:
-    """Cohen's d of one MAML method over PT against diversity, with the d of a 1% difference in grey behind it."""
-    colour, marker, line_style = _style(method, _methods(data))
-    all_rows = [row for row in data.effects if row["test_set"] == test_set]
-    rows = [row for row in all_rows if row["method"] == method]
-    ends = lambda row: [row["d"] if plain(row.get(key)) is None else row[key] for key in ("d_low", "d_high")]
-    ax.set_xlim(*_padded([v for r in data.effects for v in (r["diversity"], *data.bars.get(r["benchmark"], ()))], 0.09))
-    ax.set_ylim(*_padded([0.0, *(value for row in all_rows for value in (row["d"], *ends(row)))], 0.11))
+    """Cohen's d of one method over PT against diversity, with the d of a 1% difference in grey behind it."""
+    colour, marker, line_style = styles(_methods(data))[method]
+    shown = [row for row in data.effects if row.test_set == test_set]
+    rows = [row for row in shown if row.method == method]
+    xs, ys = [row.diversity or 0.0 for row in rows], [row.d or 0.0 for row in rows]
+    everywhere = [v for row in data.effects for v in (row.diversity or 0.0, *data.bars.get(row.benchmark, ()))]
+    ax.set_xlim(*_padded(everywhere, 0.09))
+    ax.set_ylim(*_padded([0.0, *(value for row in shown for value in (row.d or 0.0, *_d_ends(row)))], 0.11))
     ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
-    xs, ys = [row["diversity"] for row in rows], [row["d"] for row in rows]
-    limits = [(row["diversity"], row["threshold"]) for row in rows if plain(row.get("threshold")) is not None]
-    if limits:
+    if limits := [(row.diversity, row.threshold) for row in rows if row.threshold is not None]:
         at, half = np.array(limits).T
         ax.vlines(at, -np.abs(half), np.abs(half), color=GRID, linewidth=6, zorder=0.5)
     _trend(ax, xs, ys, colour, line_style)
-    bars = [data.bars.get(row["benchmark"], (row["diversity"], row["diversity"])) for row in rows]
-    _crosses(ax, [(x, y, *bar, *ends(row)) for x, y, bar, row in zip(xs, ys, bars, rows, strict=True)], colour)
-    ax.scatter(xs, ys, s=_AREA.get(marker, 24), marker=marker, color=colour, edgecolor=PAPER, linewidth=0.6, zorder=5)
-    number_points(ax, xs, ys, [str(data.numbers.get(row["benchmark"], "")) for row in rows])
+    bars = [data.bars.get(row.benchmark, (x, x)) for row, x in zip(rows, xs, strict=True)]
+    _crosses(ax, [(x, y, *bar, *_d_ends(row)) for x, y, bar, row in zip(xs, ys, bars, rows, strict=True)], colour)
+    _markers(ax, xs, ys, colour, marker)
+    number_points(ax, xs, ys, [str(data.numbers.get(row.benchmark, "")) for row in rows])
     _head(ax, method, test_set, r2_text(data.trends.get((method, test_set))))
+
+
+def _d_ends(row: EffectSize) -> tuple[float, float]:
+    d = row.d or 0.0
+    return d if row.d_low is None else row.d_low, d if row.d_high is None else row.d_high
 
 
 def _level(benchmark: str) -> str:
@@ -188,40 +202,17 @@ def _level(benchmark: str) -> str:
 def _controlled_panel(ax: Any, data: PlotData, method: str, metric: str, test_set: str) -> None:
     """Performance against the measured diversity of the subsets, each level with its own colour and marker."""
     rows = _group(data, method, metric, test_set)
-    x_limits, y_limits = _limits(data, metric, test_set)
-    ax.set_xlim(*x_limits)
-    ax.set_ylim(*y_limits)
-    _trend(ax, [p["diversity"] for p in rows], [p[metric] for p in rows], "#666666", "solid")
+    _set_limits(ax, data, metric, test_set)
+    xs, ys = _values(rows, "diversity"), _values(rows, metric)
+    _trend(ax, xs, ys, "#666666", "solid")
     # Numbers are given by diversity, so the first of a level tells how diverse the level is.
     levels = list(dict.fromkeys(_level(name) for name in sorted(data.numbers, key=lambda name: data.numbers[name])))
-    for level, (colour, marker) in zip(levels, _LEVELS * len(levels), strict=False):
-        mine = [p for p in rows if _level(p["benchmark"]) == level]
-        xs, ys = [p["diversity"] for p in mine], [p[metric] for p in mine]
-        halves = [p[f"{metric}_ci"] or 0.0 for p in mine]
-        crosses = [
-            (x, y, *data.bars.get(p["benchmark"], (x, x)), y - half, y + half)
-            for p, x, y, half in zip(mine, xs, ys, halves, strict=True)
-        ]
-        _crosses(ax, crosses, colour)
-        ax.scatter(
-            xs,
-            ys,
-            s=_AREA.get(marker, 24),
-            marker=marker,
-            color=colour,
-            edgecolor=PAPER,
-            linewidth=0.6,
-            zorder=5,
-            label=level,
-        )
-        seeds = [(p["diversity"], value) for p in mine if p["seeds"] > 1 for value in p[f"{metric}_seeds"]]
-        if seeds:
-            ax.scatter(*zip(*seeds, strict=True), s=5, color=colour, alpha=0.45, linewidth=0, zorder=4)
-    texts = [str(data.numbers[p["benchmark"]]) for p in rows]
-    number_points(ax, [p["diversity"] for p in rows], [p[metric] for p in rows], texts)
+    for level, look in zip(levels, _LEVELS * len(levels), strict=False):
+        _points(ax, data, [row for row in rows if _level(row.benchmark) == level], metric, look, level)
+    number_points(ax, xs, ys, [str(data.numbers[row.benchmark]) for row in rows])
     found = data.controlled[method, metric, test_set]
-    text = f"+.1 of diversity: {span(found.get('effect'), found.get('low'), found.get('high'), 3)}"
-    _head(ax, method, test_set, f"{text}, p {p_text(found.get('p_value'))}")
+    text = f"+.1 of diversity: {span(found.effect, found.low, found.high, 3)}"
+    _head(ax, method, test_set, f"{text}, p {p_text(found.p_value)}")
     wide, tall = (v / ax.figure.dpi for v in ax.get_window_extent().bounds[2:])
     ax.legend(
         loc="upper left", bbox_to_anchor=(-0.6 / wide, -0.6 / tall), fontsize=7, frameon=False, ncols=3,
@@ -250,7 +241,7 @@ def _performance(name: str, metric: str, data: PlotData) -> Figure:
     ]
     grid = [row for row in grid if row]
     foot = _foot(data, _SIZE[0] * max(map(len, grid), default=1))
-    return Figure(name, grid, _SIZE, _BELOW, [(_X, _Y[metric])] * len(grid), foot)
+    return Figure(name, grid, _SIZE, _BELOW, [_labels(data, metric)] * len(grid), foot)
 
 
 def _lines(data: PlotData) -> Figure:
@@ -261,27 +252,23 @@ def _lines(data: PlotData) -> Figure:
         grid,
         (4.1, 4.1),
         0.76 + 0.16 * len(_methods(data)),
-        [(_X, _Y["accuracy"])],
+        [_labels(data, "accuracy")],
         _foot(data, 4.1 * max(len(shown), 1), key=False),
     )
 
 
 def _effects(data: PlotData) -> Figure | None:
-    methods = in_order((row["method"] for row in data.effects), METHODS)
-    tests = in_order((row["test_set"] for row in data.effects), TEST_SETS)
+    methods = in_order((row.method for row in data.effects), METHODS)
     if not methods:
         return None
+    shown = {(row.method, row.test_set) for row in data.effects}
     grid = [
-        [
-            partial(_effect_panel, data=data, method=m, test_set=t)
-            for m in methods
-            if any((row["method"], row["test_set"]) == (m, t) for row in data.effects)
-        ]
-        for t in tests
+        [partial(_effect_panel, data=data, method=m, test_set=t) for m in methods if (m, t) in shown]
+        for t in in_order((row.test_set for row in data.effects), TEST_SETS)
     ]
-    return Figure(
-        "figure4", grid, _SIZE, _BELOW, [(_X, _Y["effect"])] * len(grid), _foot(data, _SIZE[0] * len(methods))
-    )
+    who = f"{listed(family_names(methods))} over {family_label(BASELINE)}"
+    labels = (_labels(data, "accuracy")[0], f"Cohen's d, {who}\n(pooled sds of task accuracy)")
+    return Figure("figure4", grid, _SIZE, _BELOW, [labels] * len(grid), _foot(data, _SIZE[0] * len(methods)))
 
 
 def _controlled(data: PlotData) -> Figure | None:
@@ -297,7 +284,7 @@ def _controlled(data: PlotData) -> Figure | None:
             if any(_group(data, m, metric, test_set) for m in shown):
                 draw = partial(_controlled_panel, data=data, metric=metric, test_set=test_set)
                 grid.append([partial(draw, method=m) for m in shown])
-                labels.append((_X, _Y[metric]))
+                labels.append(_labels(data, metric))
     return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, _SIZE[0] * len(methods)))
 
 

@@ -12,25 +12,39 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdiv.report.wording import AGGREGATES, plain, test_set_names
-from jaxdiv.stats.correlate import average_seeds
+from jaxdiv.methods.registry import METHODS, family
+from jaxdiv.report.wording import distance_of, plain, test_set_names
+from jaxdiv.stats.analysis import Analysis
+from jaxdiv.stats.controlled import ControlledEffect
+from jaxdiv.stats.correlation import Correlation, Fit
+from jaxdiv.stats.effect_size import EffectSize
+from jaxdiv.stats.rows import Averaged, average_seeds, in_order
 
-Row = Mapping[str, Any]
-
-# Okabe & Ito's colour-blind-safe palette: one hue a family, darker with more steps; markers and lines differ
-STYLES = {
-    "pt": ("#009E73", "s", (0, ())),
-    "fo_maml_5": ("#56B4E9", "o", (0, (5, 1.5))),
-    "fo_maml_10": ("#0072B2", "^", (0, (1.2, 1.2))),
-    "ho_maml_5": ("#E69F00", "D", (0, (6, 1.5, 1.2, 1.5))),
-    "ho_maml_10": ("#D55E00", "v", (0, (8, 2))),
+Style = tuple[str, str, Any]  # colour, marker, dashes of the line
+# Okabe & Ito's colour-blind-safe palette. A family's methods take its styles in their order; a family that has none
+# here, or more methods than styles, takes the spare ones.
+_FAMILY_STYLES: dict[str, list[Style]] = {
+    "pretraining": [("#009E73", "s", (0, ()))],
+    "maml": [
+        ("#56B4E9", "o", (0, (5, 1.5))),
+        ("#0072B2", "^", (0, (1.2, 1.2))),
+        ("#E69F00", "D", (0, (6, 1.5, 1.2, 1.5))),
+        ("#D55E00", "v", (0, (8, 2))),
+    ],
 }
-OTHER_STYLES = [("#CC79A7", "P", (0, (3, 1, 1, 1, 1, 1))), ("#999999", "X", (0, (1, 3)))]
+_SPARE_STYLES: list[Style] = [
+    ("#CC79A7", "P", (0, (3, 1, 1, 1, 1, 1))),
+    ("#999999", "X", (0, (1, 3))),
+    ("#882255", "*", (0, (4, 1, 1, 1))),
+    ("#117733", "p", (0, (2, 2))),
+    ("#332288", "h", (0, (10, 2, 2, 2))),
+]
 # Ink and paper are colours that nothing else has, so that a page can exchange them for its own (dark mode).
 INK, PAPER, GRID = "#010203", "#fefdfc", "#dcdddf"
 RC = {
@@ -60,53 +74,68 @@ RC = {
 }
 
 
-class PlotData(NamedTuple):
+def styles(methods: Iterable[str]) -> dict[str, Style]:
+    """A colour, a marker and a line of its own for each method, by its family and its order in it.
+
+    A method of the registry looks the same whichever others are shown.
+    """
+    spare = itertools.cycle(_SPARE_STYLES)
+    left = {name: list(of) for name, of in _FAMILY_STYLES.items()}
+    known = list(METHODS)
+    names = [*known, *(method for method in in_order(methods, METHODS) if method not in METHODS)]
+    return {name: of.pop(0) if (of := left.get(family(name))) else next(spare) for name in names}
+
+
+@dataclass(frozen=True)
+class PlotData:
     """All that the figures show.
 
-    points: rows of `average_seeds`. lines: Table 2's row by (method, metric, test_set). numbers: each
-    benchmark's number. bars: each benchmark's diversity interval, where there is one. test_sets: display name
-    by test set. effects, trends: rows of PT against MAML, and their trend by (method, test_set). controlled: the
-    controlled experiment's row by (method, metric, test_set).
+    Attributes:
+      distance: the name of the one that diversity was measured with, where it is known and one.
+      points: rows of `average_seeds`.
+      lines: Table 2's row by (method, metric, test_set).
+      numbers: each benchmark's number, least diverse first.
+      bars: each benchmark's diversity interval, where there is one.
+      test_sets: display name by test set.
+      effects, trends: rows of effect sizes, and their trend by (method, test_set).
+      controlled: the controlled experiment's row by (method, metric, test_set), of single methods.
     """
 
-    points: list[dict[str, Any]]
-    lines: dict[tuple[str, str, str], Row]
+    distance: str | None
+    points: list[Averaged]
+    lines: dict[tuple[str, str, str], Correlation]
     numbers: dict[str, int]
     bars: dict[str, tuple[float, float]]
     test_sets: dict[str, str]
-    effects: list[Row]
-    trends: dict[tuple[str, str], Row]
-    controlled: dict[tuple[str, str, str], Row]
+    effects: list[EffectSize]
+    trends: dict[tuple[str, str], Fit]
+    controlled: dict[tuple[str, str, str], ControlledEffect]
 
 
-def plot_data(analysis: Mapping[str, Any], fixed_test_set_name: str | None = None) -> PlotData:
+def plot_data(found: Analysis, fixed_test_set_name: str | None = None) -> PlotData:
     """Gathers the rows of an analysis into what the figures need."""
-    of = lambda key: analysis.get(key) or []
-    averaged = average_seeds(of("points"))
-    diversity = {p["benchmark"]: p["diversity"] for p in averaged if p["diversity"] is not None}
+    averaged = average_seeds(found.points)
+    diversity = {row.benchmark: value for row in averaged if (value := row.value("diversity")) is not None}
     bars = {}
-    for row in of("diversity"):
+    for row in found.diversity:
         name, low, high = row["benchmark"], plain(row.get("ci_low")), plain(row.get("ci_high"))
         # Table 1 may hold several probes; the interval drawn is that of the value the points carry.
         if name in diversity and math.isclose(row["diversity"], diversity[name], rel_tol=1e-6):
             if low is not None and high is not None:
                 bars[name] = (low, high)
-        elif name not in {p["benchmark"] for p in averaged}:
+        elif name not in {p.benchmark for p in averaged}:
             diversity.setdefault(name, row["diversity"])
     ordered = sorted(diversity, key=lambda name: (diversity[name], name))
     return PlotData(
+        distance=distance_of(found.diversity),
         points=averaged,
-        lines={(c["method"], c["metric"], c["test_set"]): c for c in of("correlations")},
+        lines={(row.method, row.metric, row.test_set): row for row in found.correlations},
         numbers={name: i + 1 for i, name in enumerate(ordered)},
         bars=bars,
-        test_sets=test_set_names(averaged, fixed_test_set_name),
-        effects=[row for row in of("effect_sizes") if plain(row["d"]) is not None and row["diversity"] is not None],
-        trends={(row["method"], row["test_set"]): row for row in of("effect_size_trends")},
-        controlled={
-            (row["method"], row["metric"], row["test_set"]): row
-            for row in of("controlled")
-            if row["method"] not in AGGREGATES
-        },
+        test_sets=test_set_names((row.test_set for row in averaged), fixed_test_set_name),
+        effects=[row for row in found.effect_sizes if row.d is not None and row.diversity is not None],
+        trends={(row.method, row.test_set): row for row in found.effect_size_trends},
+        controlled={(row.method, row.metric, row.test_set): row for row in found.controlled if row.method},
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from jaxdiv.stats.rows import Point
+
 # Table 1: diversity coefficient and half-width of its 95% interval, train split.
 PAPER_TABLE1: dict[str, dict[str, tuple[float, float]]] = {
     "CIFAR-FS": {"resnet18": (0.106, 0.00166), "resnet34": (0.0890, 0.00199)},
@@ -31,6 +33,7 @@ PAPER_TABLE2: dict[str, dict[str, float]] = {
     "ho_maml_10": {"accuracy": 0.416, "loss": 0.203},
 }
 PAPER_BENCHMARKS = len(PAPER_TABLE1)
+PAPER_CLAIM = ("ho_maml_10", "pt")  # whose R² the paper says is above whose
 # How the paper's diversity was measured, by the names of this project's settings: as it says, or as its code did.
 PAPER_MEASURED: dict[str, Any] = {
     "estimator": "reference",
@@ -100,10 +103,10 @@ def unlike(row: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def r2_measured_alike(diversity: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]) -> bool:
+def r2_measured_alike(diversity: Iterable[Mapping[str, Any]], points: Iterable[Point]) -> bool:
     """Whether a study's R² may stand beside the paper's: over benchmarks of the paper's only, whose diversity was
     measured as the paper's (rows of Table 1), of learners like the paper's (points)."""
     diversity, points = list(diversity), list(points)
     theirs = [measured_alike(row) and paper_diversity(row["benchmark"], row["probe"]) is not None for row in diversity]
-    trained = [all(point.get(key) == value for key, value in PAPER_TRAINED.items()) for point in points]
+    trained = [all(getattr(point, key) == value for key, value in PAPER_TRAINED.items()) for point in points]
     return bool(theirs and trained) and all(theirs) and all(trained)

@@ -9,23 +9,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from jaxdiv.data.folder import is_image
 from jaxdiv.files import replacing
-from jaxdiv.report import comparison, page
-from jaxdiv.report.formats import Column, Table, to_csv, to_terminal
-from jaxdiv.report.plotting import INK, Figure, Rendered, render
+from jaxdiv.report import comparison
+from jaxdiv.report import html as page
+from jaxdiv.report.columns import between_column, p_column, record, span_column
+from jaxdiv.report.comparison import CrossDistance, DiversityDifference
+from jaxdiv.report.heatmap import draw_tasks
+from jaxdiv.report.plotting import Rendered
 from jaxdiv.report.published import PAPER_TABLE1, unlike
+from jaxdiv.report.renderers import Column, Table, to_csv, to_terminal
 from jaxdiv.report.tables import TABLE1_COLUMNS, TABLE1_OPTIONAL
-from jaxdiv.report.wording import DASH, p_cell, short, span, unbroken
-from jaxdiv.stats.correlate import listed
+from jaxdiv.report.wording import DASH, distance_of, distance_text, listed, short, span, unbroken
 from jaxdiv.task2vec.coefficient import Estimate, pairwise_distances
 
 Row = Mapping[str, Any]
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
-_UNIT = "Task2Vec distance (cosine, 0–1)"
 
 
 class Source(NamedTuple):
@@ -79,18 +78,24 @@ def write_survey(
     facts = [_with_source(row, sources[row["benchmark"]]) for row in rows]
     tables = [_coefficients(facts)]
     files: dict[str, str | bytes] = {"table1.csv": to_csv(facts, tables[0].keys)}
+    cross = comparison.cross_distances(rows, embeddings)
+    differences = comparison.diversity_differences(distances)
     if len(rows) > 1:
-        tables += [_cross(comparison.cross_rows(rows, embeddings)), _differences(comparison.difference_rows(distances))]
+        tables += [_cross(cross), _differences(differences)]
         files |= {f"{table.name}.csv": to_csv(table.records, table.keys) for table in tables[1:]}
     figures: dict[str, Rendered] = {}
+    largest = max(float(of_tasks.max()) for of_tasks in distances.values())
     for number, row in enumerate(rows):
         name = row["benchmark"]
         value = Estimate(row["diversity"], row["ci_low"], row["ci_high"])
-        drawn = figures[name] = draw_tasks(name, distances[name], value, row.get("noise_floor"), f"tasks{number}")
+        look = {"distance": row["distance"], "limit": largest, "prefix": f"tasks{number}"}  # one scale of colours
+        drawn = figures[name] = draw_tasks(name, distances[name], value, row.get("noise_floor"), **look)
         files |= {f"tasks-{name}.png": drawn.png, f"tasks-{name}.svg": drawn.svg}
         lines = [",".join(f"{d:.6g}" for d in line) for line in distances[name]]
         files[f"distances-{name}.csv"] = "\n".join([*lines, ""])
-    files["report.html"] = _page(rows, sources, tables, figures, settings, provenance, contact_sheets)
+    files["report.html"] = _page(
+        found, tables, _lead(found, cross, differences), figures, settings, provenance, contact_sheets
+    )
     for name, content in files.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -102,20 +107,32 @@ def noun(sources: Mapping[str, Source]) -> str:
     return "folders" if all(source.paths for source in sources.values()) else "benchmarks"
 
 
-def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
+def _lead(found: Survey, cross: Sequence[CrossDistance], differences: Sequence[DiversityDifference]) -> list[str]:
+    """What the survey says, in sentences."""
+    classes = {name: source.classes for name, source in found.sources.items()}
+    text = [*comparison.coefficients(found.rows), *comparison.between(cross), *comparison.verdicts(differences)]
+    return text + comparison.shared_classes(found.rows, classes)
+
+
+def _page(
+    found: Survey,
+    tables: Sequence[Table],
+    lead: Sequence[str],
+    figures: Mapping[str, Rendered],
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    contact_sheets: Mapping[str, str | Path],
+) -> str:
+    rows, _, sources = found
     names = [row["benchmark"] for row in rows]
     what = noun(sources)
     title = f"Diversity of {listed(names)}" if len(names) < 4 else f"Diversity of {len(names)} {what}"
-    lead = comparison.coefficients(rows)
-    if len(rows) > 1:
-        lead += [*comparison.between(tables[1].records), *comparison.verdicts(tables[2].records)]
-    lead += comparison.shared_classes(rows, {name: source.classes for name, source in sources.items()})
-    parts = [(f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page._table(tables[0]) + _left_out(sources))]
+    parts = [(f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page.table_part(tables[0]) + _left_out(sources))]
     parts.append(("What may be compared", _bullets(comparison.comparable(rows))))
     if not unlike(rows[0]):
-        parts.append(("The paper's values", page._table(paper_table(rows[0]["probe"]))))
+        parts.append(("The paper's values", page.table_part(paper_table(rows[0]["probe"]))))
     if len(rows) > 1:
-        parts.append((f"Between {what}", "".join(f"<h3>{t.title}</h3>{page._table(t)}" for t in tables[1:])))
+        parts.append((f"Between {what}", "".join(f"<h3>{t.title}</h3>{page.table_part(t)}" for t in tables[1:])))
     drawn = [
         f"<h3>{html.escape(name)}</h3>"
         f'<div class="panels">{"".join(f"<div>{svg}</div>" for svg in figure.panels[0])}</div>'
@@ -127,11 +144,11 @@ def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
     )
     parts.append(("Tasks", f"<p>{text}</p>{''.join(drawn)}"))
     if contact_sheets:
-        parts.append(("Contact sheets", page._sheets(contact_sheets)))
+        parts.append(("Contact sheets", page.contact_sheets_part(contact_sheets)))
     made = (f"jaxdiv {provenance.get('jaxdiv')}", provenance.get("finished"), provenance.get("device"))
     note = ", ".join(str(part) for part in made if part)
     details = [
-        page._details(name, f"<pre>{html.escape(page._json(value))}</pre>")
+        page.folded_part(name, page.json_part(value))
         for name, value in (("Settings", settings), ("Provenance", provenance))
     ]
     parts.append(("Details", "".join(details)))
@@ -139,7 +156,7 @@ def _page(rows, sources, tables, figures, settings, provenance, contact_sheets):
 
 
 def _bullets(sentences):
-    return f"<ul>{''.join(f'<li>{page._sentence(line)}</li>' for line in sentences)}</ul>"
+    return f"<ul>{''.join(f'<li>{page.sentence(line)}</li>' for line in sentences)}</ul>"
 
 
 def _with_source(row: Row, source: Source) -> dict[str, Any]:
@@ -152,14 +169,15 @@ def _coefficients(rows: Sequence[Row]) -> Table:
     columns = [
         Column("name" if own else "benchmark", lambda row: row["benchmark"], number=False),
         Column("diversity", lambda row: short(row["diversity"], comparison.DIGITS)),
-        Column("95% interval", lambda row: _interval(row)),
+        between_column("95% interval", "ci_low", "ci_high", comparison.DIGITS),
         Column("noise floor", lambda row: short(row.get("noise_floor"), comparison.DIGITS)),
         Column("true", lambda row: short(row.get("true_diversity"), comparison.DIGITS)),
         Column("classes", lambda row: f"{row['train_classes']:,}"),
         Column("images", lambda row: DASH if row["train_images"] is None else f"{row['train_images']:,}"),
         Column("folder", lambda row: row["path"], number=False),
     ]
-    text = "Diversity is the mean Task2Vec distance (cosine, 0–1) of two tasks; its interval is over tasks."
+    measured = distance_text(distance_of(rows))
+    text = f"Diversity is the mean distance of two tasks ({measured}); its interval is over tasks."
     if any(row.get("noise_floor") is not None for row in rows):
         text += " The noise floor is the mean distance of two embeddings of the same task."
     more = ("path", "train_classes", "train_images", "pixels", "weights", "augment", "interval")
@@ -167,52 +185,45 @@ def _coefficients(rows: Sequence[Row]) -> Table:
     return Table("table1", "Diversity", text, columns, rows, rows, keys, comparison.how(rows[0]))
 
 
-def _interval(row: Row) -> str:
-    return f"[{short(row['ci_low'], comparison.DIGITS)}, {short(row['ci_high'], comparison.DIGITS)}]"
-
-
-def _cross(records: Sequence[Row]) -> Table:
+def _cross(found: Sequence[CrossDistance]) -> Table:
     """The distances between benchmarks as a square."""
-    names = list(dict.fromkeys(row["benchmark"] for row in records))
-    cells = {(row["benchmark"], row["other"]): row for row in records}
-    told = lambda row: span(row["distance"], row["ci_low"], row["ci_high"], comparison.DIGITS)
-    columns = [Column("", lambda row: row["benchmark"], number=False)]
-    columns += [
-        Column(name, partial(lambda row, name: told(cells[row["benchmark"], name]), name=name)) for name in names
-    ]
+    names = list(dict.fromkeys(row.benchmark for row in found))
+    cells = {(row.benchmark, row.other): row for row in found}
+    told = lambda row: span(row.distance, row.ci_low, row.ci_high, comparison.DIGITS)
+    columns = [Column("", lambda name: name, number=False)]
+    columns += [Column(name, partial(lambda row, name: told(cells[row, name]), name=name)) for name in names]
     text = (
         "The mean distance of a task of the row from a task of the column, with its 95% interval over the tasks of "
         "both. On the diagonal: the coefficient. A cross distance above both coefficients means that tasks differ more "
         "between the two than within either."
     )
-    lines = [{"benchmark": name} for name in names]
-    return Table("cross", "Cross distances [95%]", text, columns, lines, records, comparison.CROSS_KEYS)
+    records = list(map(record, found))
+    return Table("cross", "Cross distances [95%]", text, columns, names, records, list(records[0]))
 
 
-def _differences(records: Sequence[Row]) -> Table:
+def _differences(found: Sequence[DiversityDifference]) -> Table:
     columns = [
-        Column("first", lambda row: row["benchmark"], number=False),
-        Column("second", lambda row: row["other"], number=False),
-        Column(
-            "difference [95%]", lambda row: span(row["difference"], row["ci_low"], row["ci_high"], comparison.DIGITS)
-        ),
-        Column("p", lambda row: p_cell(row["p_value"])),
-        *([Column("p, Holm", lambda row: p_cell(row["p_holm"]))] if len(records) > 1 else []),
-        Column("more diverse", lambda row: row["more_diverse"] or "undecided", number=False),
+        Column("first", lambda row: row.benchmark, number=False),
+        Column("second", lambda row: row.other, number=False),
+        span_column("difference [95%]", "difference", "ci_low", "ci_high", comparison.DIGITS),
+        p_column("p", "p_value"),
+        *([p_column("p, Holm", "p_holm")] if len(found) > 1 else []),
+        Column("more diverse", lambda row: row.more_diverse or "undecided", number=False),
     ]
     text = (
         "The first's coefficient minus the second's. Their tasks are drawn independently, so the variance is the sum "
         "of both jackknife variances; Student's t with Welch's degrees of freedom."
     )
-    if len(records) > 1:
+    if len(found) > 1:
         text += " Intervals and p are of one pair; Holm's p is corrected for all pairs and decides."
-    return Table("differences", "Which is more diverse", text, columns, records, records, comparison.DIFFERENCE_KEYS)
+    records = list(map(record, found))
+    return Table("differences", "Which is more diverse", text, columns, found, records, list(records[0]))
 
 
 def _left_out(sources: Mapping[str, Source]) -> str:
     """What was left out of each, folded."""
     return "".join(
-        page._details(f"Left out of {name}: {len(lost)}", f"<p>{html.escape(', '.join(lost))}</p>")
+        page.folded_part(f"Left out of {name}: {len(lost)}", f"<p>{html.escape(', '.join(lost))}</p>")
         for name, lost in _lost(sources).items()
     )
 
@@ -250,93 +261,11 @@ def terminal(found: Survey, width: int) -> list[Any]:
         said.append(f"{name}: left out {', '.join(lost[:5])}{more}")
     if reasons:
         said.append("The paper's values were measured otherwise and are not shown; the report says how.")
-    said += [*comparison.coefficients(rows), *comparison.between(comparison.cross_rows(rows, embeddings))]
-    said += comparison.verdicts(comparison.difference_rows(found.distances()))
-    said += comparison.shared_classes(rows, {name: source.classes for name, source in sources.items()})
+    cross = comparison.cross_distances(rows, embeddings)
+    said += _lead(found, cross, comparison.diversity_differences(found.distances()))
     return [*shown, *(_wrapped(line, width) for line in said)]
 
 
 def _wrapped(text: str, width: int) -> str:
     """In lines of at most `width` characters, none of which breaks "p = .02" or an interval."""
     return textwrap.fill(unbroken(text), width, break_on_hyphens=False).replace("\u00a0", " ")
-
-
-def draw_tasks(
-    name: str,
-    distances: Float[np.ndarray, "tasks tasks"],
-    diversity: Estimate,
-    noise_floor: float | None = None,
-    prefix: str = "tasks",
-) -> Rendered:
-    """A benchmark's tasks: a histogram of their distances, a clustered heat map and a map in 2-D.
-
-    prefix: of the identifiers in its SVG, so that one page can hold several.
-    """
-    grid = [
-        [
-            lambda ax: _histogram(ax, distances, diversity, noise_floor),
-            lambda ax: _heat_map(ax, distances),
-            lambda ax: _map(ax, distances),
-        ]
-    ]
-    return render(Figure(prefix, grid, (4.2, 3.7), 0.5, [("", "")], [f"{name}: {len(distances)} tasks"]))
-
-
-def _histogram(ax, distances, diversity, noise_floor):
-    pairs = distances[np.triu_indices(len(distances), 1)]
-    ax.hist(pairs, bins=min(40, max(8, round(len(pairs) ** 0.5))), color=_BLUE, alpha=0.6, label="pairs of tasks")
-    ax.axvline(diversity.value, color=INK, lw=1.4, label=f"coefficient {short(diversity.value, 3)}")
-    if np.isfinite([diversity.low, diversity.high]).all():
-        interval = f"95% interval [{short(diversity.low, 3)}, {short(diversity.high, 3)}]"
-        ax.axvspan(diversity.low, diversity.high, color=INK, alpha=0.15, lw=0, label=interval)
-    if noise_floor is not None:
-        ax.axvline(noise_floor, color=_ORANGE, lw=1.4, ls="--", label=f"noise floor {short(noise_floor, 3)}")
-    ax.set_xlim(left=0)
-    ax.margins(y=0.45)  # room for the legend above the bars
-    ax.set(title="distances between tasks", xlabel=_UNIT, ylabel="pairs of tasks (count)")
-    ax.legend(loc="upper left", fontsize=7.5, framealpha=0.92, edgecolor="none")
-
-
-def _heat_map(ax, distances):
-    order = cluster_order(distances)
-    image = ax.imshow(distances[np.ix_(order, order)], cmap="viridis", vmin=0)
-    ax.grid(visible=False)
-    ax.locator_params(integer=True)
-    ax.set(title="the same, similar tasks together", xlabel="task (clustered order)", ylabel="task (clustered order)")
-    _colour_bar(ax, image, _UNIT)
-
-
-def _map(ax, distances):
-    at, share = classical_mds(distances)
-    others = distances.sum(1) / (len(distances) - 1)
-    points = ax.scatter(*at.T, c=others, cmap="viridis", s=26, edgecolors=INK, linewidths=0.4)
-    ax.set_aspect("equal", adjustable="datalim")
-    ax.set(title=f"a map of the tasks ({share:.0%} of squared distances)", xlabel="first axis (distance)")
-    ax.set_ylabel("second axis (distance)")
-    _colour_bar(ax, points, "mean distance from the other tasks")
-
-
-def _colour_bar(ax, shown, label):
-    """Inside the panel, of which it takes the right, so that it stays with it on the page."""
-    place = ax.get_position()
-    wide = 0.7 / ax.figure.get_figwidth()
-    ax.set_position([place.x0, place.y0, place.width - wide, place.height])
-    bar = ax.figure.colorbar(shown, cax=ax.inset_axes([1.04, 0.05, 0.05, 0.9]), label=label)
-    bar.solids.set_rasterized(True)  # else hundreds of paths
-    bar.outline.set_visible(False)
-
-
-def cluster_order(distances: Float[np.ndarray, "tasks tasks"]) -> np.ndarray:
-    """The order of tasks in which like ones (average linkage) stand side by side."""
-    condensed = squareform(distances, checks=False)
-    return hierarchy.leaves_list(hierarchy.linkage(condensed, "average", optimal_ordering=True))
-
-
-def classical_mds(distances: Float[np.ndarray, "tasks tasks"]) -> tuple[Float[np.ndarray, "tasks 2"], float]:
-    """Points in the plane whose distances come nearest, and the share of the squared ones kept (Torgerson 1952)."""
-    n = len(distances)
-    centre = np.eye(n) - 1 / n
-    values, vectors = np.linalg.eigh(-0.5 * centre @ distances**2 @ centre)
-    kept = np.clip(values[-2:][::-1], 0, None)
-    total = np.clip(values, 0, None).sum()
-    return vectors[:, -2:][:, ::-1] * np.sqrt(kept), float(kept.sum() / total) if total > 0 else 1.0

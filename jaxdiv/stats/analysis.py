@@ -1,64 +1,108 @@
-"""All that is said of a finished study's numbers, in one mapping that the report shows."""
+"""Everything that statistics say of a study, as one value that becomes JSON and back."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiv.stats import controls
-from jaxdiv.stats.correlate import correlations, differences
+from jaxdiv.stats.confounders import (
+    MatchedComplexity,
+    PartialCorrelation,
+    SizeOrDiversity,
+    matched_complexity,
+    partial_correlations,
+    size_or_diversity,
+)
+from jaxdiv.stats.controlled import ControlledEffect, controlled_experiment
+from jaxdiv.stats.correlation import Correlation, Fit, correlations
+from jaxdiv.stats.differences import Difference, differences
+from jaxdiv.stats.effect_size import EffectSize, effect_size_trends, effect_sizes
+from jaxdiv.stats.rows import Point, from_json
 
-Row = dict[str, Any]
-STATISTICS = 4  # raised with every change of what is computed: an older study's results are then computed anew
+# Raised with every change of what is computed or stored: the results of an older study are then computed again.
+STATISTICS = 5
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The rows of every table of a study but those of its settings. A part that cannot be
+    computed, or was not asked for, is empty.
+
+    Attributes:
+      diversity: Table 1, one row per benchmark, as the study measured it.
+      points: every trained learner on every test set.
+    """
+
+    diversity: tuple[Mapping[str, Any], ...] = ()
+    points: tuple[Point, ...] = ()
+    correlations: tuple[Correlation, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    partial: tuple[PartialCorrelation, ...] = ()
+    verdicts: tuple[SizeOrDiversity, ...] = ()
+    complexity: MatchedComplexity = field(default_factory=MatchedComplexity)
+    effect_sizes: tuple[EffectSize, ...] = ()
+    effect_size_trends: tuple[Fit, ...] = ()
+    controlled: tuple[ControlledEffect, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As values that `json.dumps` takes; an enum as its value."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Analysis":
+        """From what `json.loads` gives of `to_json`."""
+        return from_json(cls, values)
 
 
 def analyse(
-    diversity: Sequence[Row],
-    tested: Sequence[Row],
+    diversity: Sequence[Mapping[str, Any]],
+    tested: Sequence[Mapping[str, Any]],
     norms: Mapping[str, Float[np.ndarray, " tasks"]],
     per_task: Mapping[tuple[str, str, str], Float[np.ndarray, " tasks"]],
     shares: Mapping[str, Mapping[str, float]],
     controlled: bool = False,
-) -> dict[str, Any]:
-    """Every table of a study but those of settings, as JSON values.
+) -> Analysis:
+    """Every statistic of a study.
 
     Args:
-      diversity: Table 1, a row a benchmark.
-      tested: a row of each learner, seed and test set: `correlate`'s points without their diversity.
+      diversity: Table 1, one row per benchmark.
+      tested: one row per learner, seed and test set: a `Point` without what is known of its benchmark.
       norms: the Task2Vec norm of every task of a benchmark.
       per_task: accuracy task by task by (benchmark, method, test set), seeds averaged.
       shares: the share of each data set in a benchmark's tasks.
       controlled: whether the benchmarks are subsets of one pool, chosen for their diversity.
     """
-    measured = {row["benchmark"]: row for row in diversity}
-    points = [
-        {**row, **_of_benchmark(measured[row["benchmark"]]), "share": dict(shares.get(row["benchmark"], {}))}
+    measured = {row["benchmark"]: _of_benchmark(row) for row in diversity}
+    points = tuple(
+        from_json(Point, {**row, **measured[name], "share": dict(shares.get(name, {}))})
         for row in tested
-        if row["benchmark"] in measured
-    ]
-    effect_sizes = controls.pt_against_maml(points, per_task)
-    return {
-        "diversity": list(diversity),
-        "points": points,
-        "correlations": correlations(points),
-        "differences": differences(points),
-        "partial": controls.partial_correlations(points),
-        "verdicts": controls.size_or_diversity(points),
-        "complexity": controls.complexity_matched(points, norms),
-        "effect_sizes": effect_sizes,
-        "effect_size_trends": controls.d_on_diversity(effect_sizes),
-        "controlled": controls.controlled_effect(points) if controlled else [],
-    }
+        if (name := row["benchmark"]) in measured
+    )
+    effects = effect_sizes(points, per_task)
+    return Analysis(
+        diversity=tuple(diversity),
+        points=points,
+        correlations=tuple(correlations(points)),
+        differences=tuple(differences(points)),
+        partial=tuple(partial_correlations(points)),
+        verdicts=tuple(size_or_diversity(points)),
+        complexity=matched_complexity(points, norms),
+        effect_sizes=tuple(effects),
+        effect_size_trends=tuple(effect_size_trends(effects)),
+        controlled=tuple(controlled_experiment(points)) if controlled else (),
+    )
 
 
-def _of_benchmark(row: Row) -> Row:
-    half = (row["ci_high"] - row["ci_low"]) / 2
+def _of_benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a point says of its benchmark, from that one's row of Table 1."""
     jackknife = row.get("interval", "jackknife") == "jackknife"  # Student's t, over tasks
     return {
         "diversity": row["diversity"],
         # Pairs of tasks are not independent: what takes them so is no error of diversity.
-        "diversity_ci": None if row.get("interval") == "iid_pairs" else half,
+        "diversity_ci": None if row.get("interval") == "iid_pairs" else (row["ci_high"] - row["ci_low"]) / 2,
         "diversity_tasks": row["tasks"] if jackknife else None,
         "complexity": row.get("complexity"),
     }

@@ -2,30 +2,40 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from jaxdiv.errors import InputError
-from jaxdiv.stats.inference import r2_interval
+from jaxdiv.stats.intervals import r2_interval
+from jaxdiv.stats.rows import Reason
 
 
-class RSquared(NamedTuple):
-    """What `r_squared` found. A field that is undefined for the input is None; `note` says why in words."""
+@dataclass(frozen=True)
+class RSquared:
+    """What `r_squared` found over `n` points. A field that is undefined for the input is None; `reason` says why.
 
-    r2: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    slope: float | None
-    intercept: float | None
-    r: float | None
+    Attributes:
+      r2, low, high: R² and its 95% interval.
+      p_value: two-sided, of r = 0.
+      slope, intercept: of the least-squares line, in units of y per unit of x and of y.
+      r: Pearson's correlation.
+    """
+
     n: int
-    note: str = ""
+    r2: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    slope: float | None = None
+    intercept: float | None = None
+    r: float | None = None
+    reason: Reason | None = None
 
 
-class Band(NamedTuple):
+@dataclass(frozen=True)
+class Band:
     """A trend line at the asked places, and its pointwise 95% confidence band (None where undefined)."""
 
     value: np.ndarray
@@ -47,11 +57,18 @@ def varies(values: np.ndarray) -> bool:
 
 
 def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> RSquared:
-    """R² of the degree-1 fit y = slope·x + intercept: the squared Pearson correlation.
+    """R² of the degree-1 fit y = slope·x + intercept, the squared Pearson correlation, with its interval and test.
 
-    The p-value is two-sided against r = 0 (SciPy's `pearsonr`); `low` and `high` bound R² by the 95% `r2_interval`.
-    Input that leaves something undefined (fewer than 3 points, no variance) gives None there and a `note`. Raises
-    InputError where x and y differ in length, are not one-dimensional, or not finite.
+    Args:
+      x, y: two columns of equally many finite numbers.
+
+    Returns:
+      R² with its 95% `r2_interval`, and the two-sided p-value against r = 0 (SciPy's `pearsonr`). What is undefined,
+      with fewer than 3 points or without variance, is None; with exactly 3 the interval is all of [0, 1]. `reason` says
+      so.
+
+    Raises:
+      InputError: x and y differ in length, are not one-dimensional, or are not finite.
     """
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     if xs.ndim != 1 or xs.shape != ys.shape:
@@ -59,14 +76,12 @@ def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) 
     if not (np.isfinite(xs).all() and np.isfinite(ys).all()):
         raise InputError("r_squared got a value that is not finite (NaN or infinite); leave such points out")
     n = len(xs)
-    nothing = RSquared(None, None, None, None, None, None, None, n)
     if n < 3:
-        return nothing._replace(note=f"undefined: {n} point{'s' * (n != 1)}, at least 3 are needed")
+        return RSquared(n, reason=Reason.TOO_FEW_POINTS)
     if not varies(xs):
-        return nothing._replace(note=f"undefined: all {n} points have the same x")
+        return RSquared(n, reason=Reason.SAME_X)
     if not varies(ys):
-        note = f"undefined: all {n} points have the same y"
-        return nothing._replace(slope=0.0, intercept=float(ys[0]), note=note)
+        return RSquared(n, slope=0.0, intercept=float(ys[0]), reason=Reason.SAME_Y)
     from scipy import stats  # over a second to import, so only where it is needed
 
     found = stats.pearsonr(xs, ys)
@@ -74,10 +89,9 @@ def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) 
     # The regression slope by the centred sums, so that line and r come from the same degree-1 fit.
     dx, dy = xs - xs.mean(), ys - ys.mean()
     slope = float(dx @ dy / (dx @ dx))
-    low, high = r2_interval(r, n)
-    note = "3 points say nothing about the interval: it is all of [0, 1]" if n == 3 else ""
     intercept = float(ys.mean() - slope * xs.mean())
-    return RSquared(r * r, low, high, float(found.pvalue), slope, intercept, r, n, note)
+    reason = Reason.NO_INTERVAL if n == 3 else None
+    return RSquared(n, r * r, *r2_interval(r, n), float(found.pvalue), slope, intercept, r, reason)
 
 
 def trend_band(x: Sequence[float], y: Sequence[float], at: Sequence[float] | np.ndarray) -> Band | None:

@@ -64,7 +64,7 @@ def percentile_interval(
 
 
 def permutation_p(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], draws: int, seed: int) -> float:
-    """The two-sided permutation p-value of r = 0: how often |r| is as large when x is dealt out anew.
+    """The two-sided permutation p-value of r = 0: how often |r| is as large when x is shuffled.
 
     Exact where n! ≤ draws; else of `draws` random permutations, the observed one counted in, so never 0. On ranks it
     is Spearman's. Neither x nor y may be constant.
@@ -75,7 +75,7 @@ def permutation_p(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], draws:
     # Σx and the variances are the same in every permutation: |r| grows with |Σx(y-ȳ)|.
     found = stats.permutation_test(
         (x,),
-        lambda dealt, axis: np.abs((dealt * centred).sum(axis=axis)),
+        lambda shuffled, axis: np.abs((shuffled * centred).sum(axis=axis)),
         permutation_type="pairings",
         vectorized=True,
         n_resamples=draws,

@@ -15,7 +15,7 @@ from jaxdiv.methods.registry import METHODS, entry
 from jaxdiv.methods.registry import sections as methods_sections
 from jaxdiv.probes.registry import check_pixels
 from jaxdiv.probes.weights import IMAGENET
-from jaxdiv.stats.controls import LEVELS
+from jaxdiv.stats.controlled import LEVELS
 from jaxdiv.study import sections
 from jaxdiv.study.flags import in_flags
 

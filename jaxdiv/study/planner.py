@@ -22,6 +22,7 @@ from jaxdiv.probes.base import Probe
 from jaxdiv.probes.registry import load_probe
 from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file
 from jaxdiv.report import survey
+from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import subsets, tables
 from jaxdiv.study.config import Study, as_config
 from jaxdiv.study.sections import MAML
@@ -149,7 +150,7 @@ def correlation(plan: Plan) -> Unit:
     shares = {name: registry.shares(plan.study.source(name), plan.study.own) for name in plan.study.names}
     spec = correlate.Spec(shares, controlled=plan.subsets is not None)
 
-    def work(unit: Unit, progress: ProgressFn) -> correlate.Result:
+    def work(unit: Unit, progress: ProgressFn) -> Analysis:
         inputs = correlate.Inputs(
             [need.result for need in measured.values()],
             {name: plan.embedded[name].arrays["embeddings"] for name in measured},
@@ -172,7 +173,7 @@ def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[st
 
     def work(unit: Unit, progress: ProgressFn) -> report.Result:
         inputs = report.Inputs(
-            correlated.result["tables"] if correlated else surveyed(plan),
+            Analysis.from_json(correlated.result) if correlated else surveyed(plan),
             [(name, method, need.folder) for (name, method, _), need in plan.trained.items() if need.done],
             {name: plan.workdir / "data" / f"{name}.png" for name in shown(study)},
             {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},

@@ -14,7 +14,8 @@ from jaxdiv.files import replacing
 from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.report import report, survey
-from jaxdiv.report.findings import conclusion, true_beside_measured
+from jaxdiv.report.prose import conclusion, true_beside_measured
+from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import config as door
 from jaxdiv.study import manifest, planner
 from jaxdiv.study.flags import in_flags
@@ -162,11 +163,11 @@ def _report(unit: Unit, console: Console) -> None:
 
 def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:
     """A study's tables and its answer."""
-    found = correlated.result["tables"]
-    first, second = report.terminal_tables(found["diversity"], found["correlations"], console.width, found["points"])
+    found = Analysis.from_json(correlated.result)
+    first, second = report.terminal_tables(found, console.width)
     say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
     console.print(first)
-    if scales := true_beside_measured(found["diversity"]):
+    if scales := true_beside_measured(found.diversity):
         say(scales)
     console.print(second)
     say(conclusion(found, plan.study.evaluation.fixed_test_set))

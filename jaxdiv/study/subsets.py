@@ -16,7 +16,7 @@ from jaxdiv.data.episodes import read_images, sample_batch
 from jaxdiv.data.table import ImageTable, take
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.probes.base import Probe
-from jaxdiv.stats.controls import LEVELS
+from jaxdiv.stats.controlled import LEVELS
 from jaxdiv.task2vec.embed import embed_tasks
 
 _STARTS = 6  # random starts of one search

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def _identity(value: Any) -> Any:
 
 def _parted(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A result's values and its arrays."""
-    given = {each.name: getattr(result, each.name) for each in fields(result)}
+    given = asdict(result)
     arrays = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
     return {name: value for name, value in given.items() if name not in arrays}, arrays
 

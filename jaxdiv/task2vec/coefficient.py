@@ -4,7 +4,9 @@ The coefficient is the mean distance between two different tasks of a benchmark 
 https://arxiv.org/abs/2208.01545). NumPy in float64: the embeddings are few and small, and differences count.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +20,27 @@ _BLOCK = 4 * 2**20
 # The reference's guard against dividing by zero. It is absolute, so the distance depends on the Fisher's scale.
 _EPSILON = 1e-8
 
-# Two sets of embeddings that broadcast, [..., filters] each -> distances [...].
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance of embeddings, and what a reader has to know of it.
+
+    Attributes:
+      function: two sets of embeddings that broadcast, [..., filters] each -> distances [...].
+      label: its name in tables and on axes.
+      high: the largest value that it can have; the smallest is 0.
+      unit: of its values; empty for a pure number.
+      of_variances: it compares 1/F, so no entry may be 0.
+    """
+
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    label: str
+    high: float = math.inf
+    unit: str = ""
+    of_variances: bool = False
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return self.function(a, b)
 
 
 class Estimate(NamedTuple):
@@ -95,13 +116,19 @@ def _kl(a, b):
 
 
 DISTANCES: Mapping[str, Distance] = {
-    distance.__name__: distance
+    distance.function.__name__: distance
     for distance in (
-        *(task2vec_scale_free, task2vec, cosine),
-        *(kl, asymmetric_kl, jsd, normalized_cosine, correlation, entropy),
+        Distance(task2vec_scale_free, "scale-free Task2Vec distance", 1.0),
+        Distance(task2vec, "Task2Vec distance", 1.0),
+        Distance(cosine, "cosine distance", 1.0),
+        Distance(kl, "symmetric KL divergence", unit="nats", of_variances=True),
+        Distance(asymmetric_kl, "KL divergence", unit="nats", of_variances=True),
+        Distance(jsd, "Jensen-Shannon divergence", unit="nats", of_variances=True),
+        Distance(normalized_cosine, "cosine distance of variances", 1.0, of_variances=True),
+        Distance(correlation, "correlation distance of variances", 2.0, of_variances=True),
+        Distance(entropy, "entropy distance", math.log(2), "nats"),
     )
 }
-_OF_VARIANCES = {"kl", "asymmetric_kl", "jsd", "normalized_cosine", "correlation"}  # 1/F must exist
 
 
 def pairwise_distances(
@@ -309,7 +336,7 @@ def _checked(embeddings: ArrayLike, least: int, distance: str | None = None) -> 
         raise InputError(f"embeddings: NaN or infinity in {len(bad)} of {len(rows)} tasks, first in task {bad[0]}")
     if (rows < 0).any():
         raise InputError("embeddings: negative entries, which no Fisher diagonal has")
-    if distance in _OF_VARIANCES and not rows.all():
+    if distance is not None and DISTANCES[distance].of_variances and not rows.all():
         raise InputError(
             f"distance {distance!r} compares 1/F, but {int((rows == 0).sum())} entries are 0 (filters that no image "
             f"reaches): use task2vec_scale_free"

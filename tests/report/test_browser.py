@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,8 +112,9 @@ def page(tmp_path_factory):
     """A report with everything in it but most of the methods."""
     folder = tmp_path_factory.mktemp("page")
     found = controlled_analysis(subsets=2)
-    keep = lambda rows: [row for row in rows if row.get("method") in (None, "pt", "ho_maml_10")]
-    found = {key: keep(rows) if isinstance(rows, list) else rows for key, rows in found.items()}
+    keep = lambda rows: tuple(row for row in rows if getattr(row, "method", None) in (None, "pt", "ho_maml_10"))
+    parts = {name: keep(rows) for name, rows in vars(found).items() if isinstance(rows, tuple)}
+    found = replace(found, **parts)
     pixels = np.random.default_rng(0).integers(0, 255, (60, 15, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((750, 3000), Image.Resampling.NEAREST).save(folder / "sheet.png")
     sheets = {"low-1": folder / "sheet.png"}

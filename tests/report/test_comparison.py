@@ -1,5 +1,7 @@
 """Benchmarks side by side: the difference of two coefficients, cross distances, and what the sentences say of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -23,7 +25,7 @@ def row(name, embeddings, **how):
 
 
 def compared(embeddings):
-    return comparison.difference_rows({name: pairwise_distances(rows) for name, rows in embeddings.items()})
+    return comparison.diversity_differences({name: pairwise_distances(rows) for name, rows in embeddings.items()})
 
 
 def test_the_difference_is_welchs_test_of_the_two_jackknives():
@@ -59,25 +61,25 @@ def test_tasks_that_do_not_differ_have_no_difference():
 def test_the_cross_table_has_every_two_in_both_orders_and_the_coefficients_on_its_diagonal():
     embeddings = {"a": tasks(0, 0.5), "b": tasks(1, 1.0, 7)}
     rows = [row(name, of_tasks) for name, of_tasks in embeddings.items()]
-    found = {(r["benchmark"], r["other"]): r for r in comparison.cross_rows(rows, embeddings)}
+    found = {(r.benchmark, r.other): r for r in comparison.cross_distances(rows, embeddings)}
     assert set(found) == {("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")}
-    assert found["b", "b"]["distance"] == rows[1]["diversity"] and found["b", "b"]["ci_low"] == rows[1]["ci_low"]
+    assert found["b", "b"].distance == rows[1]["diversity"] and found["b", "b"].ci_low == rows[1]["ci_low"]
     expected = cross_diversity(embeddings["a"], embeddings["b"])
     for pair in (("a", "b"), ("b", "a")):
-        ours = tuple(found[pair][key] for key in ("distance", "ci_low", "ci_high"))
+        ours = (found[pair].distance, found[pair].ci_low, found[pair].ci_high)
         assert ours == pytest.approx(expected)
     (text,) = comparison.between(list(found.values()))
     assert (
         text.startswith(f"Mean distance of two tasks: {expected.value:.3f} ".replace("0.", "."))
         and "between a and b" in text
     )
-    assert comparison.between(comparison.cross_rows(rows[:1], embeddings)) == []
+    assert comparison.between(comparison.cross_distances(rows[:1], embeddings)) == []
 
 
 def test_a_pair_that_differs_is_decided_and_named_in_either_order():
     embeddings = {"narrow": tasks(0, 0.3), "wide": tasks(1, 1.2)}
     (found,) = compared(embeddings)
-    assert found["more_diverse"] == "wide" and found["ci_high"] < 0
+    assert found.more_diverse == "wide" and found.ci_high < 0
     (text,) = comparison.verdicts([found])
     assert text.startswith("wide is more diverse than narrow: the difference is .") and "p < .001" in text
     (turned,) = compared(dict(reversed(embeddings.items())))
@@ -86,7 +88,7 @@ def test_a_pair_that_differs_is_decided_and_named_in_either_order():
 
 def test_a_pair_that_may_not_differ_is_undecided():
     (found,) = compared({"a": tasks(2, 0.5), "b": tasks(3, 0.5)})
-    assert found["more_diverse"] == "" and found["ci_low"] < 0 < found["ci_high"]
+    assert found.more_diverse is None and found.ci_low < 0 < found.ci_high
     (text,) = comparison.verdicts([found])
     assert text.startswith("Undecided whether a or b is more diverse: the difference is ")
 
@@ -96,20 +98,18 @@ def test_several_pairs_are_decided_by_holms_p():
         name: tasks(seed, spread) for seed, (name, spread) in enumerate({"a": 0.5, "b": 0.55, "c": 1.2}.items())
     }
     found = compared(embeddings)
-    by_p = sorted(found, key=lambda r: r["p_value"])
-    adjusted = np.maximum.accumulate(
-        [min(1, p * n) for p, n in zip((r["p_value"] for r in by_p), (3, 2, 1), strict=True)]
-    )
-    np.testing.assert_allclose([r["p_holm"] for r in by_p], adjusted)
-    assert {(r["benchmark"], r["other"]): r["more_diverse"] for r in found} == {
-        ("a", "b"): "",
+    by_p = sorted(found, key=lambda r: r.p_value)
+    adjusted = np.maximum.accumulate([min(1, p * n) for p, n in zip((r.p_value for r in by_p), (3, 2, 1), strict=True)])
+    np.testing.assert_allclose([r.p_holm for r in by_p], adjusted)
+    assert {(r.benchmark, r.other): r.more_diverse for r in found} == {
+        ("a", "b"): None,
         ("a", "c"): "c",
         ("b", "c"): "c",
     }
     told = comparison.verdicts(found)
     assert len(told) == 3 and all("after Holm's correction for 3 pairs" in text for text in told)
     # An interval of one pair may leave zero out where Holm's p does not decide: the sentence goes by the latter.
-    near = found[0] | {"difference": 0.02, "ci_low": 0.001, "ci_high": 0.039, "p_value": 0.04, "p_holm": 0.08}
+    near = replace(found[0], difference=0.02, ci_low=0.001, ci_high=0.039, p_value=0.04, p_holm=0.08)
     assert "Undecided" in comparison.verdicts([near, *found[1:]])[0]
     (many,) = comparison.verdicts([*found, found[0]])
     assert many.startswith("Of 4 pairs, 2 differ") and "2 are undecided" in many

@@ -5,16 +5,18 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from made_up import analysis, controlled_analysis, full_analysis, study
 from PIL import Image
-from rich.console import Console
 
-from jaxdiv.report import formats, plotting, report, tables, wording
-from jaxdiv.stats import controls
+from jaxdiv.methods.registry import METHODS
+from jaxdiv.report import prose, report, tables
+from jaxdiv.stats.analysis import Analysis
+from jaxdiv.stats.confounders import partial_correlations, size_or_diversity
 
 
 def write(folder, found, **more):
@@ -28,7 +30,8 @@ def finished(tmp_path_factory):
     """One whole report with everything in it, shared by the tests that only read it."""
     folder = tmp_path_factory.mktemp("report")
     found = full_analysis(benchmarks=6, seeds=2)
-    found["diversity"] = [r | {"true_diversity": 2 * r["diversity"], "head": "logistic"} for r in found["diversity"]]
+    rows = [row | {"true_diversity": 2 * row["diversity"], "head": "logistic"} for row in found.diversity]
+    found = replace(found, diversity=tuple(rows))
     write(
         folder,
         found,
@@ -104,7 +107,7 @@ def test_table_two_has_five_methods_two_metrics_two_test_sets(finished):
 
 def test_csv_keeps_numbers_in_full_precision_and_never_says_nan(tmp_path):
     rows, points = study(4, ("pt",), ("own",))
-    points[0] |= {"accuracy": np.float64(1 / 3), "loss": math.nan, "loss_ci": None}
+    points[0] = replace(points[0], accuracy=np.float64(1 / 3), loss=math.nan, loss_ci=None)
     write(tmp_path, analysis(rows, points))
     with open(tmp_path / "points.csv", newline="") as file:
         first = next(csv.DictReader(file))
@@ -169,8 +172,8 @@ def test_an_existing_report_is_replaced_whole(tmp_path):
 
 def test_a_missing_benchmark_and_a_missing_method_leave_the_rest_whole(tmp_path):
     rows, points = study(5, ("pt", "ho_maml_10"))
-    kept = [p for p in points if (p["method"], p["benchmark"]) != ("ho_maml_10", "bench-2")]
-    kept = [p for p in kept if (p["method"], p["test_set"]) != ("pt", "fixed")]
+    kept = [p for p in points if (p.method, p.benchmark) != ("ho_maml_10", "bench-2")]
+    kept = [p for p in kept if (p.method, p.test_set) != ("pt", "fixed")]
     text = write(tmp_path, analysis(rows[1:], kept)).read_text()
     with open(tmp_path / "table2.csv", newline="") as file:
         used = {(row["method"], row["test_set"]): row["n"] for row in csv.DictReader(file)}
@@ -178,68 +181,10 @@ def test_a_missing_benchmark_and_a_missing_method_leave_the_rest_whole(tmp_path)
     assert text.count("<svg") == 3 + 2 + 3  # no panel of PT on the fixed test set, which it has no point on
 
 
-def test_a_number_above_zero_never_reads_as_zero():
-    assert wording.short(0.42) == ".42" and wording.short(1.0) == "1.00" and wording.short(0.0) == ".00"
-    assert wording.short(0.001) == ".001" and wording.short(1e-5) == "<.001"
-    assert wording.p_text(0.0496) == "= .050" and wording.p_text(1e-9) == "< .001"
-    assert wording.short(None) == wording.short(math.nan) == "–"
-    assert wording.short(-0.42) == "-.42" and wording.short(-1e-5) == ">-.001" and wording.short(12345.6) == "1.23e+04"
-
-
-@pytest.mark.parametrize("clumped", [False, True])
-def test_numbers_in_a_figure_cover_neither_each_other_nor_a_marker(clumped):
-    rng = np.random.default_rng(0)
-    anchors = rng.uniform(30, 160, (20, 2))
-    if clumped:
-        anchors[:, 0] = 60 + rng.normal(size=20)
-    sizes = np.full((20, 2), (9.4, 6.2))
-    centres = plotting.place_labels(anchors, sizes, (0, 0, 190, 190), np.zeros((0, 2)))
-    gaps = np.abs(centres[:, None] - centres[None])
-    overlap = (gaps < sizes[0]).all(-1) & ~np.eye(20, dtype=bool)
-    assert not overlap.any()
-    on_marker = (np.abs(centres[:, None] - anchors[None]) < sizes[0] / 2 + 2).all(-1)
-    assert not on_marker.any()
-    assert (centres - sizes / 2 >= 0).all() and (centres + sizes / 2 <= 190).all()
-
-
-@pytest.mark.parametrize("width", [80, 100, 140])
-def test_terminal_tables_fit_and_show_every_number(width):
-    rows, points = study()
-    rows = [row | {"true_diversity": 0.5, "noise_floor": 0.01, "complexity": 0.2} for row in rows]
-    console = Console(width=width, record=True, file=io.StringIO())
-    for table in report.terminal_tables(rows, analysis(rows, points)["correlations"], width):
-        console.print(table)
-    text = console.export_text()
-    assert all(len(line) <= width for line in text.splitlines())
-    assert "…" not in text
-    assert text.count("HO-MAML 10") == 2 and "bench-7" in text
-    assert ("Holm" in text) == (width >= 100) and ".416" not in text
-    assert "measured" in text and "true" in text
-
-
-PAPERS = {"estimator": "reference", "head": "adam", "distance": "task2vec", "interval": "iid_pairs"}
-PAPERS |= {"weights": "imagenet", "augment": True, "pixels": 84, "ways": 5, "shots": 5, "queries": 15}
-
-
-@pytest.mark.parametrize("other", [{}, {"estimator": "exact"}, {"benchmark": "mine"}, {"net": "conv4"}])
-def test_the_papers_values_stand_only_beside_values_that_were_measured_alike(other):
-    rows, points = study(4, ("pt", "ho_maml_10"), ("own",), names=["dtd", "aircraft", "flower", "omniglot"])
-    rows = [row | PAPERS for row in rows]
-    points = [point | {"net": other.get("net", "resnet12"), "pixels": 84} for point in points]
-    rows[0] |= {key: value for key, value in other.items() if key != "net"}
-    console = Console(width=140, record=True, file=io.StringIO())
-    for table in report.terminal_tables(rows, analysis(rows, points)["correlations"], 140, points):
-        console.print(table)
-    text = console.export_text()
-    assert (".416" in text) == (other == {})  # the paper's R² of HO-MAML 10
-    assert (".1290 ± .0023" in text) == (other in ({}, {"net": "conv4"}))  # its DTD
-    assert ".1380 ± .0029" in text  # its Flower
-
-
 def test_the_top_of_the_page_says_which_study_when_and_that_its_benchmarks_are_generated(tmp_path):
     found = analysis(*study(3, ("pt",), ("own",)))
     top = lambda **more: re.sub(r"<[^>]*>", " ", write(tmp_path, found, **more).read_text().split("<nav")[0])
-    names = [row["benchmark"] for row in found["diversity"]]
+    names = [row["benchmark"] for row in found.diversity]
     when = {"finished": "2026-01-02 03:04:05 UTC"}
     whole = top(title="Diversity: mine", provenance=when, generated=names)
     assert "Diversity: mine" in whole and "Finished 2026-01-02 03:04:05 UTC. Every benchmark is generated" in whole
@@ -249,38 +194,28 @@ def test_the_top_of_the_page_says_which_study_when_and_that_its_benchmarks_are_g
 
 def test_rows_that_cannot_be_are_in_no_table_and_the_page_says_why(tmp_path):
     rows, points = study(6, ("pt", "ho_maml_5"), ("own",))
-    points = [point | {"train_images": 640, "share": {}} for point in points]
-    found = analysis(rows, points) | {
-        "partial": controls.partial_correlations(points),
-        "verdicts": controls.size_or_diversity(points),
-    }
+    points = [replace(point, train_images=640, share={}) for point in points]
+    more = {"partial": tuple(partial_correlations(points)), "verdicts": tuple(size_or_diversity(points))}
+    found = replace(analysis(rows, points), **more)
     text = write(tmp_path, found).read_text()
     assert not list(tmp_path.glob("partial.*")) and not list(tmp_path.glob("verdicts.*"))
     assert text.count("all benchmarks have the same number of images and number of classes") == 1
-    assert "omniglot" not in text and "&gt;-.001" not in text
-
-
-def test_table1_says_once_what_holds_for_every_benchmark():
-    rows, _ = study()
-    rows[0] = rows[0] | {"tasks": 7}
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.terminal_tables(rows, [], 80)[0])
-    text = console.export_text()
-    assert text.count(rows[0]["probe"]) == 1
-    assert any(line.rstrip().endswith(" 7") for line in text.splitlines())
+    assert "mniglot" not in text and "&gt;-.001" not in text
 
 
 def test_every_csv_has_every_column_and_value_of_its_rows(finished):
     found = full_analysis(benchmarks=6, seeds=2)
-    for name, rows in (("correlations", found["correlations"]), ("effect_sizes", found["effect_sizes"])):
-        assert columns(finished / f"{name}.csv") == list(rows[0])
+    for name, rows in (("correlations", found.correlations), ("effect_sizes", found.effect_sizes)):
+        fields = [name for name in vars(rows[0]) if name != "notes"]
+        assert columns(finished / f"{name}.csv") == [*fields, "note"]
         with open(finished / f"{name}.csv", newline="") as file:
             for written, row in zip(csv.DictReader(file), rows, strict=True):
-                for key, value in row.items():
+                for key in fields:
+                    value = getattr(row, key)
                     assert (float(written[key]) if isinstance(value, float) else written[key] or None) == (
                         value if isinstance(value, float) else None if value in ("", None) else str(value)
                     )
-    assert columns(finished / "partial.csv")[-1] == "p_holm" or "p_holm" in columns(finished / "partial.csv")
+    assert "p_holm" in columns(finished / "partial.csv")
 
 
 def cells_of(line):
@@ -299,27 +234,13 @@ def test_latex_has_as_many_cells_a_line_as_columns_and_nothing_unescaped(finishe
         assert text.isascii(), path
 
 
-def test_latex_escapes_what_a_user_may_call_a_benchmark():
-    assert formats.latex(r"50%_a&b$#{x}~^\y") == (
-        r"50\%\_a\&b\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}y"
-    )
-
-
-def test_a_column_that_says_nothing_is_left_out_of_what_is_read_and_kept_in_the_csv(tmp_path):
-    found = analysis(*study(2, ("pt",), ("own",)))
-    table = tables.correlations_table(found["correlations"])
-    headings = [column.heading for column in formats.grid(table)[0]]
-    assert "note" in headings and "Pearson r" not in headings
-    assert "r_low" in table.keys
-
-
 def test_contact_sheets_are_cut_to_size_and_say_what_part_they_show(tmp_path):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (1500, 750, 3), dtype=np.uint8)  # nothing compresses worse
     Image.fromarray(noise).save(tmp_path / "large.png", compress_level=1)
     Image.fromarray(noise[:100, :100]).save(tmp_path / "small.png")
     sheets = {name: tmp_path / f"{name}.png" for name in ("large", "small", "lost")}
-    text = write(tmp_path / "out", {}, contact_sheets=sheets).read_text()
+    text = write(tmp_path / "out", Analysis(), contact_sheets=sheets).read_text()
     images = [base64.b64decode(data) for data in re.findall(r"data:image/webp;base64,([^\"]+)", text)]
     assert len(images) == 2 and all(len(image) <= 120_000 for image in images)
     assert Image.open(io.BytesIO(images[0])).size[0] <= 500 and Image.open(io.BytesIO(images[1])).size == (100, 100)
@@ -331,8 +252,9 @@ def test_contact_sheets_are_cut_to_size_and_say_what_part_they_show(tmp_path):
 
 def test_the_controlled_experiment_has_its_table_its_figure_and_a_mean_a_level(tmp_path):
     found = controlled_analysis(subsets=2)
-    found = {key: found[key] for key in ("diversity", "points", "controlled")}
-    found |= {key: [row for row in found[key] if row["method"] == "pt"] for key in ("points", "controlled")}
+    points = tuple(point for point in found.points if point.method == "pt")
+    controlled = tuple(row for row in found.controlled if row.method == "pt")
+    found = Analysis(diversity=found.diversity, points=points, controlled=controlled)
     text = write(tmp_path, found).read_text()
     assert "Figure 5. The controlled experiment" in text and (tmp_path / "figure5.png").exists()
     assert {"mean_low", "mean_middle", "mean_high"} < set(columns(tmp_path / "controlled.csv"))
@@ -345,21 +267,20 @@ def degenerate():
     """Studies with next to nothing in them, by name, and what their page must say."""
 
     def changed(found, **change):
-        return analysis(found["diversity"], [p | change for p in found["points"]])
+        return analysis(found.diversity, [replace(p, **change) for p in found.points])
 
     two = ("pt", "ho_maml_10")
     small = full_analysis(benchmarks=4, methods=two, test_sets=("own",))
-    nothing_known = {
-        key: [{k: None if isinstance(v, float) else v for k, v in row.items()} for row in small[key]]
-        for key in ("correlations", "differences", "partial", "verdicts", "effect_sizes", "effect_size_trends")
-    }
+    blank = lambda row: replace(row, **{key: None for key, value in vars(row).items() if isinstance(value, float)})
+    parts = ("correlations", "differences", "partial", "verdicts", "effect_sizes", "effect_size_trends")
+    nothing_known = {part: tuple(map(blank, getattr(small, part))) for part in parts}
     return {
-        "nothing": ({}, "No R² is defined"),
+        "nothing": (Analysis(), "No R² is defined"),
         "one benchmark": (analysis(*study(1, two, ("own",))), "1 benchmark, at least 3 are needed"),
         "two benchmarks": (full_analysis(benchmarks=2, methods=two, test_sets=("own",)), "at least 3 are needed"),
         "three benchmarks": (
             full_analysis(benchmarks=3, methods=two, test_sets=("own",)),
-            "say nothing about the interval",
+            "all of [0, 1] and says nothing",
         ),
         "one method": (full_analysis(benchmarks=4, methods=("pt",), test_sets=("own",)), "1 method, 1 seed"),
         "equal diversities": (
@@ -368,7 +289,7 @@ def degenerate():
         ),
         "equal accuracies": (changed(small, accuracy=0.2), "same accuracy"),
         "diverged": (changed(small, accuracy=math.nan, loss=math.inf), "missing or not finite: bench-0"),
-        "undefined numbers": (small | nothing_known, "No R² is defined"),
+        "undefined numbers": (replace(small, **nothing_known), "No R² is defined"),
     }
 
 
@@ -386,7 +307,17 @@ def test_degenerate_input_is_said_in_words_without_a_number_that_is_none(case, t
         assert not re.search(r"\b(nan|None|inf)\b", path.read_text()), path
 
 
-def test_a_method_of_ones_own_gets_a_style_of_its_own(tmp_path):
-    rows, points = study(4, ("pt", "mine", "theirs"))
-    report.write_report(tmp_path, analysis(rows, points), {}, {})
-    assert "mine" in (tmp_path / "report.html").read_text() and (tmp_path / "figure1.png").stat().st_size > 10_000
+def test_a_third_family_has_its_r2_its_effects_and_its_words_and_is_never_called_maml(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "relation", replace(METHODS["pt"], family="relations", label="RelationNet"))
+    found = full_analysis(benchmarks=4, methods=("pt", "relation"), test_sets=("own",))
+    text = write(tmp_path, found).read_text()
+    assert "PT against RelationNet, on the same tasks" in text and "RelationNet over PT against diversity" in text
+    assert "4 comparisons of RelationNet with PT" in text and "The advantage of RelationNet over PT" in text
+    said = [
+        prose.headline(found),
+        prose.summary(found),
+        [table.text for table in tables.all_tables(found, ((), ()), {}).values()],
+    ]
+    assert "MAML" not in str(said)
+    names = {row["method"] for row in csv.DictReader((tmp_path / "effect_sizes.csv").open())}
+    assert names == {"relation"}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from scipy.spatial.distance import pdist, squareform
 
 from jaxdiv.configs import folder as folder_config
 from jaxdiv.errors import InputError
@@ -18,7 +17,7 @@ from jaxdiv.report.published import PAPER_MEASURED
 from jaxdiv.study import planner, runner
 from jaxdiv.study.config import read
 from jaxdiv.study.planner import STAGES
-from jaxdiv.task2vec.coefficient import cross_diversity, jackknife
+from jaxdiv.task2vec.coefficient import cross_diversity
 
 MODES = ("RGB", "L", "P", "RGBA", "CMYK")
 FORMATS = {"RGB": "jpg", "L": "png", "P": "gif", "RGBA": "png", "CMYK": "tiff"}
@@ -223,25 +222,3 @@ def test_folders_that_cannot_be_measured_are_refused(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no image" in refusal(config(tmp_path / "empty"), tmp_path / "e")
     assert "test classes" in refusal(config(photos, methods=("pt",)), tmp_path / "f")
-
-
-def test_the_map_keeps_distances_of_points_in_a_plane():
-    points = np.random.default_rng(1).normal(size=(9, 2))
-    distances = squareform(pdist(points))
-    found, share = survey.classical_mds(distances)
-    np.testing.assert_allclose(squareform(pdist(found)), distances, atol=1e-9)
-    assert share == pytest.approx(1)
-    # Equal distances fill as many directions as there are tasks less one: two of them hold their share.
-    assert survey.classical_mds(1 - np.eye(9))[1] == pytest.approx(2 / 8)
-
-
-def test_like_tasks_stand_side_by_side():
-    kinds = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2])
-    distances = np.where(kinds[:, None] == kinds, 0.1, 0.8) * (1 - np.eye(9))
-    order = kinds[survey.cluster_order(distances)]
-    assert (np.diff(order) != 0).sum() == 2
-
-
-def test_a_benchmark_of_equal_tasks_is_drawn():
-    drawn = survey.draw_tasks("equal", np.zeros((4, 4)), jackknife(np.zeros((4, 4))))
-    assert drawn.png.startswith(b"\x89PNG") and len(drawn.panels[0]) == 3

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from jaxdiv.stats import resampling
-from jaxdiv.stats.inference import squared
+from jaxdiv.stats.intervals import squared
 
 
 def series(n=12, r=0.6, seed=0):

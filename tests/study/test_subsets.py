@@ -10,7 +10,7 @@ from jaxdiv import load_probe
 from jaxdiv.data.episodes import read_images
 from jaxdiv.data.table import draw_classes, make_table, take, union
 from jaxdiv.errors import InputError
-from jaxdiv.stats.controls import LEVELS
+from jaxdiv.stats.controlled import LEVELS
 from jaxdiv.study import subsets
 from jaxdiv.task2vec.coefficient import pairwise_distances
 

@@ -267,3 +267,12 @@ def test_unusable_input_is_named_in_one_line(call, says):
         call()
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_distance_stays_within_the_range_that_axes_and_tables_say(name):
+    rows = np.exp(4 * np.random.default_rng(0).normal(size=(40, 3)))
+    found, high = pairwise_distances(rows, name), DISTANCES[name].high
+    assert DISTANCES[name].label and found.min() >= 0 and found.max() <= high + 1e-12
+    if math.isfinite(high):  # and no narrower one would do
+        assert found.max() > 0.75 * high

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiv.stats.analysis import STATISTICS, analyse
+from jaxdiv.stats.analysis import STATISTICS, Analysis, analyse
 from jaxdiv.study.unit import ProgressFn
 
 Found = tuple[dict[str, Any], dict[str, np.ndarray]]  # of a unit: its row, and its arrays
@@ -36,26 +36,17 @@ class Inputs:
     tested: Sequence[Found]
 
 
-@dataclass(frozen=True)
-class Result:
-    """Every table of the study, as JSON values."""
-
-    tables: dict[str, Any]
-
-
-def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
+def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Analysis:
     """Diversity against performance."""
     seeds: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for row, arrays in inputs.tested:
         seeds.setdefault((row["benchmark"], row["method"], row["test_set"]), []).append(arrays["task_accuracy"])
-    return Result(
-        analyse(
-            inputs.measured,
-            [row for row, _ in inputs.tested],
-            {name: np.linalg.norm(rows, axis=1) for name, rows in inputs.embeddings.items()},
-            # Of one test set, all seeds meet the same tasks.
-            {which: np.mean(accuracies, 0) for which, accuracies in seeds.items()},
-            spec.shares,
-            spec.controlled,
-        )
+    return analyse(
+        inputs.measured,
+        [row for row, _ in inputs.tested],
+        {name: np.linalg.norm(rows, axis=1) for name, rows in inputs.embeddings.items()},
+        # Of one test set, all seeds meet the same tasks.
+        {which: np.mean(accuracies, 0) for which, accuracies in seeds.items()},
+        spec.shares,
+        spec.controlled,
     )

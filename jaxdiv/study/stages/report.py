@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxdiv.report import report, survey
 from jaxdiv.report.curves import read_curve, write_curves
+from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study.sections import NO_RESULT
 from jaxdiv.study.unit import ProgressFn
 
@@ -35,7 +36,7 @@ class Inputs:
     """What is drawn.
 
     Attributes:
-      found: the tables of a study that trains (`correlate.Result`), or what a study without training measured.
+      found: what statistics say of a study that trains, or what a study without training measured.
       curves: benchmark, method and folder of each run that was trained.
       contact_sheets: PNG files by benchmark.
       provenance: what the report is made with, and when.
@@ -43,7 +44,7 @@ class Inputs:
       former: the files of an earlier report there.
     """
 
-    found: Mapping[str, Any] | survey.Survey
+    found: Analysis | survey.Survey
     curves: Sequence[tuple[str, str, Path]]
     contact_sheets: Mapping[str, Path]
     provenance: Mapping[str, str]

@@ -10,13 +10,13 @@ from typing import Any
 
 from PIL import Image
 
-from jaxdiv.report.findings import Section
-from jaxdiv.report.formats import Table, to_html
+from jaxdiv.report.prose import Section
+from jaxdiv.report.renderers import Table, to_html
 from jaxdiv.report.wording import unbroken
 
 _POINT = (
-    "One point a benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of diversity (over tasks) "
-    "and of performance (over test tasks). Line: least squares, with its pointwise 95% band. p is uncorrected."
+    "One point per benchmark (mean over seeds; small dots: single seeds). Bars: 95% intervals of diversity (over "
+    "tasks) and of performance (over test tasks). Line: least squares, with its pointwise 95% band. p is uncorrected."
 )
 FIGURES = {
     "figure1": ("Figure 1. Test accuracy against diversity", _POINT),
@@ -26,15 +26,16 @@ FIGURES = {
     ),
     "figure3": ("Figure 3. Cross-entropy against diversity", _POINT),
     "figure4": (
-        "Figure 4. MAML over PT against diversity",
-        "Cohen's d of MAML's accuracy over PT's on the same test tasks; above the line MAML is better. Bars: 95% "
-        "intervals. Grey: the d of a difference below 1%. Line: least squares, with its pointwise 95% band. "
+        "Figure 4. {families} over PT against diversity",
+        "Cohen's d of the method's accuracy over PT's on the same test tasks; above the line the method is better. "
+        "Bars: 95% intervals. Grey: the d of a difference below 1%. Line: least squares, with its pointwise 95% band. "
         "p is uncorrected.",
     ),
     "figure5": (
         "Figure 5. The controlled experiment",
-        "One point a subset of equal size (mean over seeds; small dots: single seeds), its level by colour and marker. "
-        "Line: least squares, with its pointwise 95% band. Above: the effect in the table's model. p is uncorrected.",
+        "One point per subset of equal size (mean over seeds; small dots: single seeds), its level by colour and "
+        "marker. Line: least squares, with its pointwise 95% band. Above: the effect in the table's model. "
+        "p is uncorrected.",
     ),
 }
 # What the page shows, in order: heading, figures, open tables, folded tables.
@@ -42,8 +43,8 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], 
     ("Diversity", (), ("table1",), ()),
     ("Performance on diversity", (), ("table2",), ("correlations", "differences")),
     ("Figures", ("figure1", "figure2", "figure3"), (), ()),
-    ("Controls", (), (), ("partial", "verdicts", "complexity", "complexity_benchmarks")),
-    ("PT against MAML", ("figure4",), ("effect_size_trends",), ("effect_sizes",)),
+    ("Size, mixture and complexity", (), (), ("partial", "verdicts", "complexity", "complexity_benchmarks")),
+    ("Against pre-training", ("figure4",), ("effect_size_trends",), ("effect_sizes",)),
     ("The controlled experiment", ("figure5",), ("controlled",), ()),
     ("The paper under the same tests", (), (), ("published", "published_differences")),
 )
@@ -56,6 +57,7 @@ def build_page(
     sections: Sequence[Section],
     tables: Mapping[str, Table],
     panels: Mapping[str, list[list[str]]],
+    families: str,
     numbers: Mapping[str, int],
     test_sets: Mapping[str, str],
     failed: bool,
@@ -65,26 +67,31 @@ def build_page(
 ) -> str:
     """The page as text.
 
-    subtitle: which study, when, and of what; empty: no such line. answer: the headline's sentences. sections: the
-    summary's, the first of them about failures if `failed`. panels: SVG elements by figure (`figures.render`). numbers:
-    each benchmark's number in them. test_sets: their names.
+    Args:
+      subtitle: which study, when, and of what; empty: no such line.
+      answer: the headline's sentences.
+      sections: the summary's, the first of them about failures if `failed`.
+      panels: SVG elements by figure (`plotting.render`).
+      families: what figure 4 compares with pre-training.
+      numbers: each benchmark's number in the figures.
+      test_sets: their names.
     """
     parts = [("Summary", _words(sections, failed))]
     for head, figures, shown, folded in _SECTIONS:
-        inner = [_figure(name, panels[name], numbers, test_sets) for name in figures if name in panels]
+        inner = [_figure(name, panels[name], families, numbers, test_sets) for name in figures if name in panels]
         for name in (*shown, *folded):
             if (table := tables.get(name)) and name in shown:
-                inner.append(f"<h3>{html.escape(table.title)}</h3>{_table(table)}")
+                inner.append(f"<h3>{html.escape(table.title)}</h3>{table_part(table)}")
             elif table:
-                inner.append(_details(table.title, _table(table)))
+                inner.append(folded_part(table.title, table_part(table)))
         if inner:
             parts.append((head, "".join(inner)))
     if contact_sheets:
-        parts.append(("Contact sheets", _sheets(contact_sheets)))
+        parts.append(("Contact sheets", contact_sheets_part(contact_sheets)))
     details = [
-        _details(tables["points"].title, _table(tables["points"])),
-        _details("Settings", f"<pre>{html.escape(_json(settings))}</pre>"),
-        _details("Provenance", f"<pre>{html.escape(_json(provenance))}</pre>"),
+        folded_part(tables["points"].title, table_part(tables["points"])),
+        folded_part("Settings", json_part(settings)),
+        folded_part("Provenance", json_part(provenance)),
     ]
     parts.append(("Details", "".join(details)))
     return assemble(title, subtitle, answer, parts)
@@ -97,20 +104,21 @@ def assemble(title: str, subtitle: str, answer: Sequence[str], parts: Sequence[t
     body = [
         f"<h1>{html.escape(title)}</h1>",
         *([f'<p class="subtitle">{html.escape(subtitle)}</p>'] if subtitle else []),
-        *(f'<p class="lead">{_sentence(line)}</p>' for line in answer),
+        *(f'<p class="lead">{sentence(line)}</p>' for line in answer),
         f'<nav aria-label="contents"><ul>{links}</ul></nav>',
         *(f'<h2 id="part-{i}">{html.escape(head)}</h2>{inner}' for i, (head, inner) in enumerate(parts)),
     ]
     return _PAGE.format(title=html.escape(title), body="\n".join(body))
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str, ensure_ascii=False)
+def json_part(value: Any) -> str:
+    """A value as indented JSON."""
+    return f"<pre>{html.escape(json.dumps(value, indent=2, default=str, ensure_ascii=False))}</pre>"
 
 
 def _words(sections: Sequence[Section], failed: bool) -> str:
     def one(head: str, lines: Sequence[str], style: str) -> str:
-        items = "".join(f"<li>{_sentence(line)}</li>" for line in lines)
+        items = "".join(f"<li>{sentence(line)}</li>" for line in lines)
         return f"<section{style}><h3>{html.escape(head)}</h3><ul>{items}</ul></section>"
 
     styles = [' class="failed"' if failed and i == 0 else "" for i in range(len(sections))]
@@ -118,22 +126,25 @@ def _words(sections: Sequence[Section], failed: bool) -> str:
     return f'<div class="words">{inner}</div>'
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """Escaped, and no line broken within "p = .02" or ".42 [.01, .79]"."""
     return html.escape(unbroken(text))
 
 
-def _details(name: str, inner: str) -> str:
+def folded_part(name: str, inner: str) -> str:
     return f"<details><summary>{html.escape(name)}</summary>{inner}</details>"
 
 
-def _table(table: Table) -> str:
+def table_part(table: Table) -> str:
     fixed = f" Everywhere: {table.fixed}." if table.fixed else ""
     return f"<p>{html.escape(table.text + fixed)}</p>{to_html(table)}"
 
 
-def _figure(name: str, panels: list[list[str]], numbers: Mapping[str, int], test_sets: Mapping[str, str]) -> str:
+def _figure(
+    name: str, panels: list[list[str]], families: str, numbers: Mapping[str, int], test_sets: Mapping[str, str]
+) -> str:
     title, text = FIGURES[name]
+    title = title.format(families=families)
     if "fixed" in test_sets:
         text += f" Own test split: the benchmark's own; {test_sets['fixed']}: the same for every learner."
     key = ""
@@ -155,7 +166,7 @@ _SHEET = (500, 836)  # of a sheet's pixels, those shown: 7 images of 8 classes, 
 _SHEET_BYTES = 120_000
 
 
-def _sheets(sheets: Mapping[str, str | Path]) -> str:
+def contact_sheets_part(sheets: Mapping[str, str | Path]) -> str:
     """The beginning of each contact sheet: whole ones are megabytes."""
     parts = []
     for name, path in sheets.items():
@@ -164,10 +175,10 @@ def _sheets(sheets: Mapping[str, str | Path]) -> str:
             encoded, share = _reduced(Path(path))
             image = f'<img alt="sample images of {html.escape(name)}" src="data:image/webp;base64,{encoded}">'
             part = f"the first {share:.0%} of the sheet" if share < 0.995 else "the whole sheet"
-            caption = f"{name}: {part} {Path(path).name}, a row a class"
+            caption = f"{name}: {part} {Path(path).name}, one row per class"
         parts.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
     style = "panels four" if len(parts) % 4 == 0 else "panels"  # rows that are full
-    return _details("Sample images of each benchmark", f'<div class="{style}">{"".join(parts)}</div>')
+    return folded_part("Sample images of each benchmark", f'<div class="{style}">{"".join(parts)}</div>')
 
 
 def _reduced(path: Path) -> tuple[str, float]:

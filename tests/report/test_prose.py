@@ -1,22 +1,31 @@
 """The sentences of a report follow from its numbers, and from nothing else."""
 
+from dataclasses import replace
+
 import pytest
 
-from jaxdiv.report import findings, published
-from jaxdiv.stats import correlate, regression
+from jaxdiv.report import prose, published, wording
+from jaxdiv.stats import regression
+from jaxdiv.stats.analysis import Analysis
+from jaxdiv.stats.confounders import Covariate, MatchedComplexity, PartialCorrelation, SizeOrDiversity, Verdict
+from jaxdiv.stats.controlled import ControlledEffect
+from jaxdiv.stats.correlation import Correlation, Fit
+from jaxdiv.stats.differences import Difference, from_summaries
+from jaxdiv.stats.effect_size import Comparison, EffectSize
+from jaxdiv.stats.rows import Note, Point, Reason
 
 
 def row(method="pt", metric="accuracy", test_set="own", **more):
-    """A row of `correlations`: not significant unless told."""
-    found = {"method": method, "metric": metric, "test_set": test_set, "n": 12, "note": "", "slope": 1.0}
-    return found | {"r2": 0.149, "ci_low": 0.0, "ci_high": 0.62, "p_value": 0.2153, "p_holm": 0.43} | more
+    """A correlation that is not significant unless told."""
+    usual = {"r2": 0.149, "ci_low": 0.0, "ci_high": 0.62, "p_value": 0.2153, "p_holm": 0.43, "slope": 1.0}
+    return Correlation(method, metric, test_set, 12, **(usual | more))
 
 
 STRONG = {"r2": 0.72, "ci_low": 0.26, "ci_high": 0.92, "p_value": 0.0005, "p_holm": 0.001}
 
 
 def words(**analysis):
-    return dict(findings.summary(analysis, ([], [])))
+    return dict(prose.summary(Analysis(**analysis)))
 
 
 def test_significance_is_what_is_left_after_holm():
@@ -51,16 +60,9 @@ def test_one_benchmark_is_named_where_leaving_it_out_changes_the_verdict(found, 
     assert said is None or said in text
 
 
-def difference(method, other, gap, decided):
-    found = {"method": method, "other": other, "metric": "accuracy", "test_set": "own", "n": 12, "note": ""}
-    return found | {
-        "difference": gap,
-        "low": gap - 0.3,
-        "high": gap + 0.3,
-        "p_value": 0.4,
-        "p_holm": 0.8,
-        "decided": decided,
-    }
+def difference(method, other, gap, decided, test_set="own"):
+    ends = {"difference": gap, "low": gap - 0.3, "high": gap + 0.3}
+    return Difference(method, other, "accuracy", test_set, 12, **ends, p_value=0.4, p_holm=0.8, decided=decided)
 
 
 def test_methods_are_ranked_only_where_that_is_decided():
@@ -68,15 +70,15 @@ def test_methods_are_ranked_only_where_that_is_decided():
     found = {"correlations": [row(), row("ho_maml_10")], "differences": rows}
     (line,) = words(**found)["Accuracy, own test split"][1:]
     assert "none of 2 differences of R² is significant (HO-MAML 10 steps minus PT .27 [-.03, .57], p = .40" in line
-    assert "No method's R² is significantly above another's (2 comparisons" in findings.headline(found, [], None)[2]
-    rows[1] |= {"decided": True}
+    assert "No method's R² is significantly above another's (2 comparisons" in prose.headline(Analysis(**found))[2]
+    rows[1] = difference("fo_maml_5", "pt", -0.5, True)
     (line,) = words(**found)["Accuracy, own test split"][1:]
     assert line == "R² differs: PT above FO-MAML 5 steps .50 [.20, .80]; 1 other pair undecided."
-    assert "above the other's in 1 of 2 comparisons" in findings.headline(found, [], None)[2]
+    assert "above the other's in 1 of 2 comparisons" in prose.headline(Analysis(**found))[2]
 
 
 def test_the_conclusion_says_yes_no_or_that_it_cannot_be_said():
-    answer = lambda *rows: findings.conclusion({"correlations": rows}, "mio")
+    answer = lambda *rows: prose.conclusion(Analysis(correlations=rows), "mio")
     many = [
         row(m, test_set="fixed", **STRONG | {"r2": r2}) for m, r2 in (("pt", 0.72), ("fo_maml_5", 0.8), ("x", 0.75))
     ]
@@ -93,14 +95,14 @@ def test_the_conclusion_says_yes_no_or_that_it_cannot_be_said():
         "from zero (.15 [.00, .62], PT)."
     )
     assert "(that of PT does before Holm's correction)" in answer(row(p_value=0.03))
-    undefined = row(r2=None, p_value=None, p_holm=None, note="undefined: 2 points")
+    undefined = row(r2=None, p_value=None, p_holm=None, notes=(Note(Reason.TOO_FEW_POINTS),))
     assert answer(undefined) == "Whether accuracy goes with diversity cannot be said: no R² is defined." == answer()
 
 
 @pytest.mark.parametrize("change", [{}, STRONG])
 def test_test_sets_of_one_answer_share_it_and_of_two_have_one_each(change):
     own, fixed = row(), row(test_set="fixed", **change)
-    said = findings.conclusion({"correlations": [fixed, own]})
+    said = prose.conclusion(Analysis(correlations=(fixed, own)))
     assert said.count("own test split") == said.count("fixed test set") == 1
     assert ("on the own test split and the fixed test set" in said) == (change == {})
     if change:
@@ -113,16 +115,16 @@ def test_the_lead_answers_once_for_every_test_set_and_repeats_no_sentence_of_the
     tests = ("own", "fixed")
     found = {
         "correlations": [row(m, test_set=t) for m in ("pt", "ho_maml_10") for t in tests],
-        "differences": [difference("ho_maml_10", "pt", 0.27, False) | {"test_set": t} for t in tests],
+        "differences": [difference("ho_maml_10", "pt", 0.27, False, t) for t in tests],
         "verdicts": [
-            {"method": m, "metric": "accuracy", "test_set": t, "verdict": v}
+            SizeOrDiversity(m, "accuracy", t, 12, verdict=v)
             for t in tests
-            for m, v in (("pt", "both"), ("ho_maml_10", "size"))
+            for m, v in (("pt", Verdict.BOTH), ("ho_maml_10", Verdict.SIZE))
         ],
     }
-    lead = findings.headline(found, [], None)
+    lead = prose.headline(Analysis(**found))
     assert len(lead) == 4 == len(set(lead))
-    assert lead[1] == findings.conclusion(found)
+    assert lead[1] == prose.conclusion(Analysis(**found))
     assert "diversity still explains accuracy in 2 of 4 cases" in lead[3] and "size, given diversity, in 4" in lead[3]
     said = [sentence for lines in words(**found).values() for line in lines for sentence in line.split(". ")]
     assert not [line for line in lead if any(sentence.strip(".") in line for sentence in said)]
@@ -133,41 +135,40 @@ def diversity(*pairs):
 
 
 def test_true_and_measured_diversity_are_said_to_agree_in_order_only_where_they_do():
-    said = findings.true_beside_measured(diversity((0.1, 0.3), (0.2, 0.9), (0.3, 1.0)))
+    said = prose.true_beside_measured(diversity((0.1, 0.3), (0.2, 0.9), (0.3, 1.0)))
     assert "scales differ" in said and said.endswith("and it does (Spearman correlation 1.00, 3 benchmarks).")
-    said = findings.true_beside_measured(diversity((0.1, 0.3), (0.3, 0.9), (0.2, 1.0)))
+    said = prose.true_beside_measured(diversity((0.1, 0.3), (0.3, 0.9), (0.2, 1.0)))
     assert said.endswith("and it does not throughout (Spearman correlation .50, 3 benchmarks).")  # 1 - 6·2 / (3·8)
-    assert findings.true_beside_measured(diversity((0.1, 0.3), (0.2, 0.9))).endswith("only the order must agree.")
-    assert findings.true_beside_measured(diversity((0.1, None), (0.2, None), (0.3, None))) == ""
+    assert prose.true_beside_measured(diversity((0.1, 0.3), (0.2, 0.9))).endswith("only the order must agree.")
+    assert prose.true_beside_measured(diversity((0.1, None), (0.2, None), (0.3, None))) == ""
 
 
 def test_where_accuracy_nears_one_the_report_says_what_that_does_to_r2():
-    point = {"benchmark": "a", "method": "pt", "seed": 0, "test_set": "own", "diversity": 0.1, "loss": 0.1}
     points = [
-        point | {"benchmark": b, "method": m, "accuracy": value}
+        Point(b, m, "own", 0.1, accuracy=value, loss=0.1)
         for m, values in (("pt", (0.5, 0.97, 0.971)), ("ho_maml_5", (0.98, 0.99, 1.0)))
         for b, value in zip("abc", values, strict=True)
     ]
     said = words(correlations=[row()], points=points)["What these points can support"][-1]
-    assert said.startswith("4 of 6 points lie above an accuracy of .97 (own: PT 1 of 3, HO-MAML 5 steps 3 of 3).")
+    assert said.startswith("4 of 6 points are above an accuracy of .97 (own: PT 1 of 3, HO-MAML 5 steps 3 of 3).")
     assert "straight line's R² says too little" in said
-    low = words(correlations=[row()], points=[p | {"accuracy": 0.5} for p in points])
+    low = words(correlations=[row()], points=[replace(p, accuracy=0.5) for p in points])
     assert "above an accuracy" not in " ".join(low["What these points can support"])
 
 
 def test_where_no_size_can_be_given_one_sentence_says_why():
-    nothing = {"method": "pt", "metric": "accuracy", "test_set": "own", "given": "nothing", "p_value": None, "r2": None}
-    note = "all benchmarks have the same number of images and number of classes"
-    said = words(correlations=[row()], partial=[nothing | {"note": note}, nothing | {"metric": "loss", "note": note}])
+    note = Note(Reason.COVARIATES_CONSTANT, (Covariate.LOG_IMAGES, Covariate.LOG_CLASSES))
+    partial = [PartialCorrelation("pt", metric, "own", 12, notes=(note,)) for metric in ("accuracy", "loss")]
+    said = words(correlations=[row()], partial=partial)
     assert said["Diversity, or size?"] == [
-        f"No correlation is shown given the size or the mixture of the data: {note}, so that these explain no "
-        "correlation here."
+        "No correlation is shown given the size or the mixture of the data: all benchmarks have the same number of "
+        "images and number of classes, so that these explain no correlation here."
     ]
 
 
 def test_the_papers_values_are_judged_as_ours_are():
-    rows, pairs = correlate.from_summaries(published.PAPER_TABLE2, published.PAPER_BENCHMARKS)
-    said = " ".join(dict(findings.summary({}, (rows, pairs)))["The paper's Table 2 under the same tests"])
+    rows, pairs = from_summaries(published.PAPER_TABLE2, published.PAPER_BENCHMARKS)
+    said = " ".join(dict(prose.summary(Analysis(), (rows, pairs)))["The paper's Table 2 under the same tests"])
     assert "Of 10 published R², 2 differ from zero before Holm's correction: HO-MAML 5 steps, accuracy" in said
     assert "none after it" in said and "none is decided" in said
     assert "Whether HO-MAML 10 steps is above PT in accuracy (.42 and .15) is undecided: z = .76, p = .45." in said
@@ -178,40 +179,41 @@ def test_what_n_points_can_see_follows_from_n():
     # t(.975, 10) = 2.228: R² = t² / (10 + t²) = .33; Fisher's z with 80% power: tanh(2.802 / 3)² = .54.
     assert "With 12 benchmarks an R² must exceed .33" in said and "a true R² must be .54" in said
     assert "size of the data is not controlled here" in said
-    partial = {
-        "method": "pt",
-        "metric": "accuracy",
-        "test_set": "own",
-        "given": "log images",
-        "p_value": 0.2,
-        "r2": 0.1,
-    }
-    said = words(correlations=[row()], partial=[partial | {"p_holm": 0.2}])
+    partial = PartialCorrelation("pt", "accuracy", "own", 12, (Covariate.LOG_IMAGES,), r2=0.1, p_value=0.2, p_holm=0.2)
+    said = words(correlations=[row()], partial=[partial])
     assert "not controlled" not in " ".join(said["What these points can support"])
     assert said["Diversity, or size?"] == [
-        "Given log images, diversity still explains performance significantly in none of 1 case."
+        "Given the number of images, diversity still explains performance significantly in none of 1 case."
     ]
 
 
-def test_controls_and_effects_say_what_their_rows_say():
-    key = {"method": "pt", "metric": "accuracy", "test_set": "own"}
+def controlled(effect, p_value, p_holm):
+    ends = {"effect": effect, "low": effect - 0.01, "high": effect + 0.01, "p_value": p_value, "p_holm": p_holm}
+    return ControlledEffect(("pt",), (), "accuracy", "own", subsets=9, seeds=2, **ends)
+
+
+def test_confounders_and_effects_say_what_their_rows_say():
+    compared = {"verdict": Comparison.BETTER, "rule": Comparison.ALIKE}
+    effect = EffectSize("a", "ho_maml_5", "pt", "own", 0.1, tasks=9, difference=0.1, **compared)
     said = words(
         correlations=[row()],
-        verdicts=[key | {"verdict": "size"}, key | {"method": "ho_maml_5", "verdict": "neither"}],
-        complexity={"matched": ["dtd", "mio"], "rows": [key | {"r2": None, "p_value": None}]},
-        effect_sizes=[{"test_set": "own", "verdict": "MAML", "rule": "no difference"}],
-        controlled=[key | {"effect": 0.02, "low": 0.01, "high": 0.03, "p_value": 0.001, "p_holm": 0.002}],
+        verdicts=[
+            SizeOrDiversity("pt", "accuracy", "own", 12, verdict=Verdict.SIZE),
+            SizeOrDiversity("ho_maml_5", "accuracy", "own", 12, verdict=Verdict.NEITHER),
+        ],
+        complexity=MatchedComplexity(("dtd", "mio"), rows=(Fit("pt", "accuracy", "own", 2),)),
+        effect_sizes=[effect],
+        controlled=[controlled(0.02, 0.001, 0.002)],
     )
     assert said["Diversity, or size?"] == [
-        "Accuracy, own test split: Size, given diversity, for PT; undecided, neither given the other, for HO-MAML 5 "
+        "Accuracy, own test split: size, given diversity, for PT; undecided, neither given the other, for HO-MAML 5 "
         "steps (p < .05, uncorrected).",
         "Among benchmarks of matched complexity (dtd and mio), no R² is defined.",
     ]
     assert said["PT against MAML, on the same tasks"] == [
-        "Own test split, 1 comparison of a MAML method with PT on a benchmark, as these networks were trained: "
-        "MAML is better by more than 1% "
-        "in 1, PT in 0, they are within 1% in 0, undecided 0. By the 1% rule on Cohen's d: MAML 0, PT 0, no difference "
-        "1."
+        "Own test split, 1 comparison of MAML with PT (a method on a benchmark), as these networks were trained: "
+        "MAML is better by more than 1% in 1, PT in 0, they are within 1% in 0, undecided in 0. By the 1% rule on "
+        "Cohen's d: MAML 0, PT 0, no difference 1."
     ]
     assert said["The controlled experiment"] == [
         "Accuracy: +.1 of diversity changes it significantly for PT +.020 [.010, .030]."
@@ -219,10 +221,27 @@ def test_controls_and_effects_say_what_their_rows_say():
 
 
 def test_an_effect_that_holms_correction_takes_is_named_with_its_p():
-    key = {"method": "pt", "metric": "loss", "test_set": "fixed", "effect": 0.076, "low": 0.03, "high": 0.122}
-    said = words(correlations=[row()], controlled=[key | {"p_value": 0.008, "p_holm": 0.057}])
+    said = words(correlations=[row()], controlled=[controlled(0.076, 0.008, 0.057)])
     assert said["The controlled experiment"] == [
-        "Cross-entropy: No significant effect of +.1 of diversity for PT +.076 [.030, .122] (p = .008 uncorrected)."
+        "Accuracy: No significant effect of +.1 of diversity for PT +.076 [.066, .086] (p = .008 uncorrected)."
     ]
-    said = words(correlations=[row()], controlled=[key | {"effect": 0.0004, "p_value": 0.97, "p_holm": 1.0}])
+    said = words(correlations=[row()], controlled=[controlled(0.0004, 0.97, 1.0)])
     assert "for PT <.001 [" in said["The controlled experiment"][0]
+
+
+def test_every_reason_and_verdict_has_its_words():
+    assert set(wording.REASONS) == set(Reason) and set(wording.VERDICTS) == set(Verdict)
+    for reason in Reason:
+        said = wording.note_text(Note(reason, (Covariate.LOG_IMAGES, "dtd")), row())
+        assert said and "{" not in said and "log_images" not in said
+
+
+def test_a_note_says_how_many_of_what_its_row_counts():
+    few = Note(Reason.TOO_FEW_TASKS)
+    effect = EffectSize("a", "ho_maml_5", "pt", "own", 0.1, tasks=2, difference=0.1, notes=(few,))
+    assert wording.notes_text(effect) == "2 tasks: no interval"
+    subset = ControlledEffect(("pt",), (), "loss", "own", subsets=1, seeds=2, notes=(Note(Reason.TOO_FEW_SUBSETS),))
+    assert wording.notes_text(subset) == "undefined: 1 subset cannot tell diversity from the rest"
+    assert wording.note_text(Note(Reason.SAME_Y), row(metric="loss")) == (
+        "undefined: all 12 benchmarks have the same cross-entropy"
+    )

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 from jaxdiv.report.wording import DASH, plain
 
-Row = Mapping[str, Any]
-
 
 class Column(NamedTuple):
     """One column: its heading, the text of a row's cell, whether it is a number (set to the right), the heading in a
     terminal where it differs, and the narrowest terminal that has room for it."""
 
     heading: str
-    cell: Callable[[Row], str]
+    cell: Callable[[Any], str]
     number: bool = True
     brief: str = ""
     least: int = 0
@@ -28,17 +26,19 @@ class Table(NamedTuple):
     """One table.
 
     name: of its files. text: a sentence that explains it. rows: what the columns show. records, keys: the rows and
-    columns of the CSV. fixed: what holds for every row and is said once.
+    columns of the CSV. fixed: what holds for every row and is said once. group: a terminal sets rows of another group
+    apart.
     """
 
     name: str
     title: str
     text: str
     columns: Sequence[Column]
-    rows: Sequence[Row]
-    records: Sequence[Row]
+    rows: Sequence[Any]
+    records: Sequence[Mapping[str, Any]]
     keys: Sequence[str]
     fixed: str = ""
+    group: Callable[[Any], Any] = lambda row: None
 
 
 def grid(table: Table, width: float = math.inf) -> tuple[list[Column], list[list[str]]]:
@@ -67,7 +67,7 @@ def to_html(table: Table) -> str:
     )
 
 
-def to_csv(rows: Iterable[Row], keys: Sequence[str]) -> str:
+def to_csv(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> str:
     """Rows as CSV: numbers in full precision, an empty cell where a value is undefined (never "nan")."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -132,7 +132,7 @@ def to_terminal(table: Table, width: int) -> Any:
     for column in columns:
         side: Any = "right" if column.number else "left"
         shown.add_column(column.brief or column.heading, justify=side, no_wrap=column.number, overflow="fold")
-    sets = [row.get("test_set") for row in table.rows]
+    of = list(map(table.group, table.rows))
     for i, line in enumerate(lines):
-        shown.add_row(*line, end_section=sets[i] != sets[min(i + 1, len(sets) - 1)])
+        shown.add_row(*line, end_section=of[i] != of[min(i + 1, len(of) - 1)])
     return shown
