@@ -42,7 +42,7 @@ def stderr(monkeypatch):
 
 @pytest.fixture(scope="module")
 def small():
-    table = load_benchmark("gauss-0.5", pixels=8, settings=DataSettings(classes=(5, 1, 1), images=4))
+    table = load_benchmark("gauss-0.5", pixels=8, settings=DataSettings(classes=(5, 1, 1), images_per_class=4))
     return load_probe("resnet10_narrow"), table, dict(tasks=3, ways=5, shots=1, queries=2)
 
 

@@ -131,10 +131,11 @@ def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anyth
     assert line.startswith("--config.data.split.fractions is (0.5, 0.1, 0.1): give 3 shares")
 
 
-@pytest.mark.parametrize("given", [{"classes": (5,)}, {"classes": (0, 0, 0)}, {"classes": (-1, 5, 5)}, {"images": 0}])
+@pytest.mark.parametrize(
+    "given", [{"classes": (5,)}, {"classes": (0, 0, 0)}, {"classes": (-1, 5, 5)}, {"images_per_class": 0}]
+)
 def test_a_generated_benchmark_of_no_images_is_said_before_anything_is_written(tmp_path, given):
-    fields = {f"data.{name.replace('images', 'images_per_class')}": value for name, value in given.items()}
-    line = refused(tmp_path / "w", methods=(), **fields)
+    line = refused(tmp_path / "w", methods=(), **{f"data.{name}": value for name, value in given.items()})
     assert "--config.data.classes is (" in line and "--config.data.images_per_class " in line
     assert "`DataSettings.classes` is (" in said(lambda: check_inputs("gauss-0.1", DataSettings(**given)))
 
@@ -145,7 +146,7 @@ def test_images_of_no_pixel_are_an_error():
 
 
 def test_a_task_that_is_no_batch_and_negative_steps_are_errors_of_a_meta_gradient():
-    table = load_benchmark("gauss-0.1", pixels=4, settings=DataSettings(classes=(5, 1, 1), images=2))
+    table = load_benchmark("gauss-0.1", pixels=4, settings=DataSettings(classes=(5, 1, 1), images_per_class=2))
     tasks = sample_tasks(jax.random.key(0), table, shots=1, queries=1)
     linear = lambda weights, images: images.reshape(len(images), -1) @ weights
     weights = np.zeros((48, 5), np.float32)
@@ -226,7 +227,7 @@ def test_every_other_way_to_import_the_library_goes_on(tmp_path):
 
 
 def test_the_same_mistake_is_an_argument_in_the_library_and_a_flag_in_the_command(tmp_path):
-    small = DataSettings(classes=(4, 4, 4), images=6)
+    small = DataSettings(classes=(4, 4, 4), images_per_class=6)
     table = load_benchmark("gauss-0.1", pixels=16, settings=small)
     line = said(lambda: embed_benchmark(load_probe("resnet10_narrow"), table, tasks=3, shots=2, queries=3))
     assert line.endswith("has 4 classes, fewer than ways=5: lower `ways`")

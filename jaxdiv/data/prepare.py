@@ -33,7 +33,7 @@ class DataSettings:
       own: the user's data sets: a folder (or .zip, .tar) of images by its name, a sub-folder per class.
       fractions, split_seed, split_file: how their classes are split (`folder.split_classes`).
       skip_broken: leave out their images that cannot be decoded, and name them in the facts; otherwise an error.
-      classes, images, seed: of a generated benchmark: classes per split, images per class, the draw.
+      classes, images_per_class, seed: of a generated benchmark: classes per split, images per class, the draw.
     """
 
     archive_dir: str = ""
@@ -47,7 +47,7 @@ class DataSettings:
     split_file: str = ""
     skip_broken: bool = False
     classes: tuple[int, int, int] = (32, 8, 16)
-    images: int = 20
+    images_per_class: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,11 +100,13 @@ def check_inputs(base: str, settings: DataSettings) -> None:
         folder.check_split(settings.fractions, settings.split_file, SPLITS)
     elif base in BASE_SETS:
         sources.find(sources.SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
-    elif settings.images < 1 or len(settings.classes) != 3 or min(settings.classes) < 0 or not sum(settings.classes):
-        raise InputError(
-            f"`DataSettings.classes` is {tuple(settings.classes)} and `DataSettings.images` {settings.images}: give "
-            f"how many classes there are for train, val and test, and at least 1 image of each"
-        )
+    else:
+        classes, images = tuple(settings.classes), settings.images_per_class
+        if images < 1 or len(classes) != 3 or min(classes) < 0 or not sum(classes):
+            raise InputError(
+                f"`DataSettings.classes` is {classes} and `DataSettings.images_per_class` {images}: give how many "
+                f"classes there are for train, val and test, and at least 1 image of each"
+            )
 
 
 def _archive_dir(settings: DataSettings) -> Path | None:
@@ -115,7 +117,7 @@ def _generate(spread, pixels, settings):
     total = sum(settings.classes)
     # The spread enters the key, so that two generated benchmarks share no draw.
     key = jax.random.fold_in(jax.random.key(settings.seed), round(spread * 1e6))
-    images, _ = synthetic.generate(key, spread, total, settings.images, pixels)
+    images, _ = synthetic.generate(key, spread, total, settings.images_per_class, pixels)
     return list(images), [f"class {i}" for i in range(total)], np.repeat([0, 1, 2], settings.classes)
 
 

@@ -130,7 +130,7 @@ class Study(sections.Section):
             split_file=data.split.file,
             skip_broken=data.skip_broken,
             classes=data.classes,
-            images=data.images_per_class,
+            images_per_class=data.images_per_class,
             seed=self.seed,
         )
 

@@ -25,7 +25,7 @@ FLAGS = {
     "DataSettings.fractions": "--config.data.split.fractions",
     "DataSettings.split_file": "--config.data.split.file",
     "DataSettings.classes": "--config.data.classes",
-    "DataSettings.images": "--config.data.images_per_class",
+    "DataSettings.images_per_class": "--config.data.images_per_class",
 }
 _ARGUMENT = re.compile(r"`([\w.]+)(=\w+)?`")  # `ways`, `DataSettings.partial=True`
 

@@ -83,7 +83,7 @@ def _outline(base: str, split: str, folder: Path | None, data: prepare.DataSetti
         count, names = stored.count[mine].tolist(), [stored.names[row] for row in mine]
     elif synthetic.spread(base) is not None:
         prepare.check_inputs(base, data)
-        count = [data.images] * data.classes[number]
+        count = [data.images_per_class] * data.classes[number]
         names = [f"class {sum(data.classes[:number]) + row}" for row in range(len(count))]
     else:
         return None

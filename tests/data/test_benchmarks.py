@@ -40,7 +40,7 @@ FURTHER = {
     "hdb15": ("flower", "aircraft", "cifar_fs", "omniglot"),
     "hdb16": ("dtd", "fc100", "mini_imagenet", "omniglot"),
 }
-GENERATED = {"classes": (5, 3, 2), "images": 2}  # one shape for all tests: it compiles once
+GENERATED = {"classes": (5, 3, 2), "images_per_class": 2}  # one shape for all tests: it compiles once
 MINI = official.listed("mini_imagenet")
 UNLIKELY = 1e-3  # p-values below it fail; keys are fixed, so a test that passes always passes
 

@@ -22,7 +22,7 @@ def make(seed, spread=0.4):
 
 
 SHAPE = (7, 4, 8)  # classes, images, pixels
-SETTINGS = {"classes": (3, 2, 2), "images": 4}
+SETTINGS = {"classes": (3, 2, 2), "images_per_class": 4}
 
 
 def test_hellinger_equals_the_integral_over_a_latent_line():

@@ -13,7 +13,7 @@ from rich.console import Console
 from test_study import tiny
 
 from jaxdiv.errors import InputError
-from jaxdiv.methods.train import latest_step
+from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.study import config as door
 from jaxdiv.study import planner, runner, unit
 from jaxdiv.study.stages import embed

@@ -9,14 +9,14 @@ import pytest
 from test_study import tiny
 
 from jaxdiv import DataSettings, diversity, embed_benchmark, load_benchmark, load_probe
-from jaxdiv.methods.train import latest_step
+from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.study import config, planner, unit
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.stages import correlate, embed, evaluate, prepare, train
 from jaxdiv.study.stages import diversity as coefficient
 
 FIELDS = {"benchmarks": ("gauss-0.5",), "methods": ("pt",), "pt.steps": 4, "evaluation.test_sets": ("own",)}
-SETTINGS = DataSettings(classes=(8, 5, 6), images=6, min_images=5)
+SETTINGS = DataSettings(classes=(8, 5, 6), images_per_class=6, min_images=5)
 
 
 def silent(share, note):
@@ -90,9 +90,7 @@ def other_folder(folder):
 
 def test_correlate_takes_the_mean_over_runs_of_each_test_task(monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        correlate, "analyse", lambda *arguments: seen.update(zip("dtnpsc", arguments, strict=True)) or {}
-    )
+    monkeypatch.setattr(correlate, "analyse", lambda *arguments: seen.update(zip("dtnpsc", arguments, strict=True)))
     row = {"benchmark": "a", "method": "pt", "test_set": "own"}
     tested = [(row | {"seed": seed}, {"task_accuracy": np.array([seed, 1.0])}) for seed in (0, 1)]
     embeddings = {"a": np.array([[3.0, 4.0]])}

@@ -54,7 +54,7 @@ def spec(base: str, pixels: int, data: DataSettings) -> Spec:
         if data.split_file:
             facts["split_file"] = fingerprint(Path(data.split_file))
     elif base not in registry.BASE_SETS:
-        facts = {"classes": data.classes, "images_per_class": data.images, "seed": data.seed}
+        facts = {"classes": data.classes, "images_per_class": data.images_per_class, "seed": data.seed}
     return Spec(base, pixels, facts, data)
 
 
