@@ -98,25 +98,14 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
         word = f"step {step}/{spec.steps}  loss {loss:.3f}  accuracy {share:.3f}  {rate:.3g} steps/s"
         progress(step / spec.steps, word)
 
-    loop = spec.training
+    loop = asdict(spec.training)
+    del loop["validation_tasks"]
     found = train.train(
         method,
         sample,
         # Not a function of the method: all of them start from the same draws.
         key_for(spec.seed, "train", spec.benchmark, spec.run),
-        train.TrainSettings(
-            steps=spec.steps,
-            learning_rate=settings.learning_rate,
-            optimizer=loop.optimizer,
-            schedule=loop.schedule,
-            warmup=loop.warmup,
-            weight_decay=loop.weight_decay,
-            grad_clip_norm=loop.grad_clip_norm,
-            checkpoint_every=loop.checkpoint_every,
-            validate_every=loop.validate_every,
-            patience=loop.patience,
-            minutes=loop.minutes,
-        ),
+        train.TrainSettings(steps=spec.steps, learning_rate=settings.learning_rate, **loop),
         inputs.folder,
         validate if spec.validation else None,
         {"unit": spec.unit},
