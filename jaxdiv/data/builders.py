@@ -1,4 +1,4 @@
-"""The base data sets as TensorFlow Datasets builders that need no TensorFlow, from the archives of `sources`.
+"""The base data sets as TensorFlow Datasets builders that need no TensorFlow, from the archives of `registry.SOURCES`.
 
 Each set is stored once as array_record, images as the archive encodes them, under `DATA_DIR/jaxdiv/SET/VERSION`:
 
@@ -22,7 +22,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.download import checksums, download_manager, util
 
-from jaxdiv.data.sources import SOURCES, Archive, Source, find, read_folders
+from jaxdiv.data.registry import SOURCES
+from jaxdiv.data.sources import Archive, Source, find, read_folders
 from jaxdiv.errors import InputError
 from jaxdiv.files import locked, writing
 

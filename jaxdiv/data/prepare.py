@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxdiv.data import folder, sources, store, synthetic
-from jaxdiv.data.registry import BASE_SETS, OWN, SPLITS, split_lists
+from jaxdiv.data.registry import BASE_SETS, OWN, SOURCES, SPLITS, split_lists
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, at_least
 
@@ -99,7 +99,7 @@ def check_inputs(base: str, settings: DataSettings) -> None:
             raise folder.missing(Path(settings.own[base]), _EXPECTED)
         folder.check_split(settings.fractions, settings.split_file, SPLITS)
     elif base in BASE_SETS:
-        sources.find(sources.SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
+        sources.find(SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
     else:
         classes, images = tuple(settings.classes), settings.images_per_class
         if images < 1 or len(classes) != 3 or min(classes) < 0 or not sum(classes):
@@ -125,7 +125,7 @@ def _read(base, pixels, settings, progress):
     from jaxdiv.data import builders  # here, since TensorFlow Datasets takes a second to import
 
     facts = BASE_SETS[base]
-    source = sources.SOURCES[facts.source]
+    source = SOURCES[facts.source]
     data_dir = Path(settings.dir) if settings.dir else cache_folder() / "datasets"
     records, archives = builders.prepare(
         facts.source, _archive_dir(settings), data_dir, settings.download, lambda share, note: progress(share / 2, note)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from jaxdiv.data import synthetic
+from jaxdiv.data import sources, synthetic
 from jaxdiv.data.augment import Augmentation
+from jaxdiv.data.sources import Archive, Source
 from jaxdiv.errors import unknown
 
 SPLITS = ("train", "val", "test")
@@ -45,7 +46,7 @@ class BaseSet:
     """One data set: whose images it has, how its classes are split, and what its pixels look like.
 
     Attributes:
-      source: key of `sources.SOURCES`; two sets may share one.
+      source: key of SOURCES; two sets may share one.
       splits: key in splits.json; empty: by order of the classes' names, in the sizes of `sizes`.
       label, listed: what of a record (`class`, or its `group`) is a class here, and what the split's list names.
       preprocessing, in_union: alone, and as part of a union, where that differs.
@@ -67,6 +68,128 @@ class BaseSet:
     cut_bottom: int = 0
 
 
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+_OMNIGLOT = "https://github.com/brendenlake/omniglot"
+# sha256 and sizes: as TensorFlow Datasets registers them, CIFAR-100's Python archive as Keras does. FGVC-Aircraft's
+# MD5 is what public loaders agree on; of Mini-ImageNet nobody publishes anything.
+SOURCES = {
+    "omniglot": Source(
+        "Omniglot",
+        _OMNIGLOT,
+        (
+            Archive(
+                "images_background.zip",
+                f"{_OMNIGLOT}/raw/master/python/images_background.zip",
+                9464212,
+                "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+            ),
+            Archive(
+                "images_evaluation.zip",
+                f"{_OMNIGLOT}/raw/master/python/images_evaluation.zip",
+                6462886,
+                "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+            ),
+        ),
+        sources.read_omniglot,
+        1623,
+        32460,
+        channels=1,
+        sample="omniglot_png.zip",
+    ),
+    "mini_imagenet": Source(
+        "Mini-ImageNet",
+        "https://github.com/renmengye/few-shot-ssl-public",
+        (Archive("mini-imagenet.tar.gz"),),
+        sources.read_mini_imagenet,
+        100,
+        60000,
+        sample="miniimagenet_sample.tar",
+        manual="1.1 GB with the three pickles mini-imagenet-cache-*.pkl; a .tar or .zip of the 60000 JPEG files, "
+        "each in its class's folder or named as n0153282900000005.jpg, will do under the same name",
+    ),
+    "cifar100": Source(
+        "CIFAR-100",
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        (
+            Archive(
+                "cifar-100-python.tar.gz",
+                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+                169001437,
+                "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+            ),
+        ),
+        sources.read_cifar100,
+        100,
+        60000,
+    ),
+    "aircraft": Source(
+        "FGVC-Aircraft",
+        f"{_VGG}/fgvc-aircraft/",
+        (
+            Archive(
+                "fgvc-aircraft-2013b.tar.gz",
+                f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                md5="d4acdd33327262359767eeaa97a4f732",
+            ),
+        ),
+        sources.read_aircraft,
+        100,
+        10000,
+    ),
+    "flower": Source(
+        "VGG Flower 102",
+        f"{_VGG}/flowers/102/",
+        (
+            Archive(
+                "102flowers.tgz",
+                f"{_VGG}/flowers/102/102flowers.tgz",
+                344862509,
+                "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+            ),
+            Archive(
+                "imagelabels.mat",
+                f"{_VGG}/flowers/102/imagelabels.mat",
+                502,
+                "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+            ),
+        ),
+        sources.read_flowers,
+        102,
+        8189,
+        sample="flowers_sample.tar",
+    ),
+    "dtd": Source(
+        "DTD",
+        f"{_VGG}/dtd/",
+        (
+            Archive(
+                "dtd-r1.0.1.tar.gz",
+                f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz",
+                625239812,
+                "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
+            ),
+        ),
+        sources.read_dtd,
+        47,
+        5640,
+        sample="dtd_sample.tar",
+    ),
+    "cu_birds": Source(
+        "CUB-200-2011",
+        "https://data.caltech.edu/records/65de6-vp158",
+        (
+            Archive(
+                "CUB_200_2011.tgz",
+                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+                1150585339,
+                "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            ),
+        ),
+        sources.read_birds,
+        200,
+        11788,
+    ),
+}
 BASE_SETS = {
     "cifar_fs": BaseSet("CIFAR-FS", "cifar100", _CIFAR, "cifar_fs", in_union=_NATURAL, pixels=32),
     "fc100": BaseSet("FC100", "cifar100", _CIFAR, "fc100_superclasses", listed="group", in_union=_NATURAL, pixels=32),

@@ -101,19 +101,19 @@ def read_folders(paths: dict[str, Path], images: str = "", group: bool = False) 
             yield Example(file.read(), of_class, folder.parent.name if group else "", name)
 
 
-def _omniglot(paths: dict[str, Path]) -> Iterator[Example]:
+def read_omniglot(paths: dict[str, Path]) -> Iterator[Example]:
     return read_folders(paths, group=True)
 
 
-def _dtd(paths: dict[str, Path]) -> Iterator[Example]:
+def read_dtd(paths: dict[str, Path]) -> Iterator[Example]:
     return read_folders(paths, "dtd/images/")
 
 
-def _birds(paths: dict[str, Path]) -> Iterator[Example]:
+def read_birds(paths: dict[str, Path]) -> Iterator[Example]:
     return read_folders(paths, "CUB_200_2011/images/")
 
 
-def _flowers(paths: dict[str, Path]) -> Iterator[Example]:
+def read_flowers(paths: dict[str, Path]) -> Iterator[Example]:
     """`jpg/image_00001.jpg` and on, their classes 1 to 102 in a MATLAB file."""
     (images, labels) = (paths[name] for name in ("102flowers.tgz", "imagelabels.mat"))
     try:
@@ -127,7 +127,7 @@ def _flowers(paths: dict[str, Path]) -> Iterator[Example]:
         yield Example(file.read(), str(of_image[int(number[1]) - 1]), "", name)
 
 
-def _aircraft(paths: dict[str, Path]) -> Iterator[Example]:
+def read_aircraft(paths: dict[str, Path]) -> Iterator[Example]:
     """Images by number; `images_variant_*.txt` and `images_family_*.txt` have a line `NUMBER NAME` for each."""
     (path,) = paths.values()
     labels: dict[str, dict[str, str]] = {"variant": {}, "family": {}}
@@ -142,7 +142,7 @@ def _aircraft(paths: dict[str, Path]) -> Iterator[Example]:
         yield Example(file.read(), labels["variant"][number], labels["family"][number], name)
 
 
-def _cifar100(paths: dict[str, Path]) -> Iterator[Example]:
+def read_cifar100(paths: dict[str, Path]) -> Iterator[Example]:
     """Two pickles of raw pixels and numbered labels, and one of the labels' names."""
     (path,) = paths.values()
     wanted = [f"cifar-100-python/{part}" for part in ("meta", "train", "test")]
@@ -159,7 +159,7 @@ def _cifar100(paths: dict[str, Path]) -> Iterator[Example]:
             yield Example(image, fine[label], coarse[group], f"{part}/{name}")
 
 
-def _mini_imagenet(paths: dict[str, Path]) -> Iterator[Example]:
+def read_mini_imagenet(paths: dict[str, Path]) -> Iterator[Example]:
     """JPEG files that begin with their class (`n0153282900000005.jpg`) or lie in its folder; or the three pickles
     `mini-imagenet-cache-{train,val,test}.pkl` of pixels."""
     (path,) = paths.values()
@@ -189,127 +189,3 @@ def _png(pixels: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
     return out.getvalue()
-
-
-_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
-_OMNIGLOT = "https://github.com/brendenlake/omniglot"
-# sha256 and sizes: as TensorFlow Datasets registers them, CIFAR-100's Python archive as Keras does. FGVC-Aircraft's
-# MD5 is what public loaders agree on; of Mini-ImageNet nobody publishes anything.
-SOURCES = {
-    "omniglot": Source(
-        "Omniglot",
-        _OMNIGLOT,
-        (
-            Archive(
-                "images_background.zip",
-                f"{_OMNIGLOT}/raw/master/python/images_background.zip",
-                9464212,
-                "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
-            ),
-            Archive(
-                "images_evaluation.zip",
-                f"{_OMNIGLOT}/raw/master/python/images_evaluation.zip",
-                6462886,
-                "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
-            ),
-        ),
-        _omniglot,
-        1623,
-        32460,
-        channels=1,
-        sample="omniglot_png.zip",
-    ),
-    "mini_imagenet": Source(
-        "Mini-ImageNet",
-        "https://github.com/renmengye/few-shot-ssl-public",
-        (Archive("mini-imagenet.tar.gz"),),
-        _mini_imagenet,
-        100,
-        60000,
-        sample="miniimagenet_sample.tar",
-        manual="1.1 GB with the three pickles mini-imagenet-cache-*.pkl; a .tar or .zip of the 60000 JPEG files, "
-        "each in its class's folder or named as n0153282900000005.jpg, will do under the same name",
-    ),
-    "cifar100": Source(
-        "CIFAR-100",
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
-        (
-            Archive(
-                "cifar-100-python.tar.gz",
-                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-                169001437,
-                "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-            ),
-        ),
-        _cifar100,
-        100,
-        60000,
-    ),
-    "aircraft": Source(
-        "FGVC-Aircraft",
-        f"{_VGG}/fgvc-aircraft/",
-        (
-            Archive(
-                "fgvc-aircraft-2013b.tar.gz",
-                f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-                md5="d4acdd33327262359767eeaa97a4f732",
-            ),
-        ),
-        _aircraft,
-        100,
-        10000,
-    ),
-    "flower": Source(
-        "VGG Flower 102",
-        f"{_VGG}/flowers/102/",
-        (
-            Archive(
-                "102flowers.tgz",
-                f"{_VGG}/flowers/102/102flowers.tgz",
-                344862509,
-                "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
-            ),
-            Archive(
-                "imagelabels.mat",
-                f"{_VGG}/flowers/102/imagelabels.mat",
-                502,
-                "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
-            ),
-        ),
-        _flowers,
-        102,
-        8189,
-        sample="flowers_sample.tar",
-    ),
-    "dtd": Source(
-        "DTD",
-        f"{_VGG}/dtd/",
-        (
-            Archive(
-                "dtd-r1.0.1.tar.gz",
-                f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz",
-                625239812,
-                "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
-            ),
-        ),
-        _dtd,
-        47,
-        5640,
-        sample="dtd_sample.tar",
-    ),
-    "cu_birds": Source(
-        "CUB-200-2011",
-        "https://data.caltech.edu/records/65de6-vp158",
-        (
-            Archive(
-                "CUB_200_2011.tgz",
-                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
-                1150585339,
-                "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
-            ),
-        ),
-        _birds,
-        200,
-        11788,
-    ),
-}
