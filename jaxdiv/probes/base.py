@@ -4,14 +4,13 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -67,20 +66,6 @@ class Probe(Protocol):
 
 
 Tensors = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One entry of the registry.
-
-    Attributes:
-        load: `tensors, key, source -> Probe`: from tensors by name, or random by `key` where they are None; `source`
-            names the file in errors.
-        multiple: images' sides must be multiples of it.
-    """
-
-    load: Callable[[Tensors | None, PRNGKeyArray, str], Probe]
-    multiple: int = 1
 
 
 def feature_cotangents(

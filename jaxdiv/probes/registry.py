@@ -1,18 +1,42 @@
-"""Which probes there are, and how each is loaded by its name."""
+"""Which probes there are, and how each is loaded by its name.
 
-from collections.abc import Callable, Mapping
+A probe is one file, with a function that loads it, and one line in PROBES.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
 from jaxdiv.errors import InputError, unknown
-from jaxdiv.probes import resnet_probe, vit
-from jaxdiv.probes.base import Architecture, Probe
+from jaxdiv.probes.base import Probe
 from jaxdiv.probes.weights import IMAGENET, imagenet_file, read_tensors
 
-PROBES: Mapping[str, Architecture] = {
-    **resnet_probe.ARCHITECTURES,
-    **vit.ARCHITECTURES,
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a probe before it is loaded.
+
+    Attributes:
+        path: the function that loads it, "module:function", imported when it is first needed. It takes the probe's
+            name, tensors by their names (None: random parameters), a key, and the file's name for errors.
+        multiple: the sides of its images must be multiples of it, in pixels.
+    """
+
+    path: str
+    multiple: int = 1
+
+
+_RESNET, _VIT = "jaxdiv.probes.resnet_probe:load", "jaxdiv.probes.vit:load"
+PROBES = {
+    "resnet10_narrow": Entry(_RESNET),
+    "resnet18": Entry(_RESNET),
+    "resnet34": Entry(_RESNET),
+    "resnet50": Entry(_RESNET),
+    "resnet50_v1": Entry(_RESNET),
+    "vit_small": Entry(_VIT, multiple=16),
 }
 
 
@@ -41,7 +65,8 @@ def load_probe(
     if weights is not None:
         path = str(imagenet_file(name, progress) if str(weights) == IMAGENET else weights)
         tensors = read_tensors(Path(path))
-    return PROBES[name].load(tensors, jax.random.key(seed), path)
+    module, _, function = PROBES[name].path.partition(":")
+    return getattr(importlib.import_module(module), function)(name, tensors, jax.random.key(seed), path)
 
 
 def check_pixels(name: str, pixels: int) -> None:

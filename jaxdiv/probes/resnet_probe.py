@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
-from jaxdiv.probes.base import Architecture, ScoreVectors, Tensors, description, feature_cotangents
+from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
 from jaxdiv.probes.images import check_images
 from jaxdiv.probes.resnet import NETS, PERTURBATIONS, TAPS, ResNet, Weights, at, feature_count, layers
@@ -223,10 +223,8 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None
     tree[path[-1]] = value
 
 
-def _load(name: str, tensors: Tensors | None, key: PRNGKeyArray, source: str) -> ResNetProbe:
+def load(name: str, tensors: Tensors | None, key: PRNGKeyArray, source: str) -> ResNetProbe:
+    """The probe `name` from tensors by their names, or random by `key` if they are None; errors name `source`."""
     net = NETS[name]
     params = random_params(key, net) if tensors is None else from_torchvision(net, tensors, source)
     return ResNetProbe(name, net, params)
-
-
-ARCHITECTURES = {name: Architecture(partial(_load, name)) for name in NETS}

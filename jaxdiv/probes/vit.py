@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
-from jaxdiv.probes.base import Architecture, ScoreVectors, Tensors, description, feature_cotangents
+from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
 from jaxdiv.probes.images import check_images
 from jaxdiv.probes.weights import check_tensors, some
@@ -247,10 +247,8 @@ def random_params(key: PRNGKeyArray, net: ViT) -> Params:
 NETS: Mapping[str, ViT] = {"vit_small": ViT()}
 
 
-def _load(name: str, tensors: Tensors | None, key: PRNGKeyArray, source: str) -> ViTProbe:
+def load(name: str, tensors: Tensors | None, key: PRNGKeyArray, source: str) -> ViTProbe:
+    """The probe `name` from tensors by their names, or random by `key` if they are None; errors name `source`."""
     net = NETS[name]
     params = random_params(key, net) if tensors is None else from_timm(net, tensors, source)
     return ViTProbe(name, net, params)
-
-
-ARCHITECTURES = {name: Architecture(partial(_load, name), multiple=net.patch) for name, net in NETS.items()}
