@@ -7,10 +7,17 @@ from . import stats as stats
 from . import study as study
 from . import task2vec as task2vec
 from .data.benchmarks import load_benchmark as load_benchmark
+from .data.episodes import Task as Task
+from .data.episodes import sample_batch as sample_batch
 from .data.episodes import sample_tasks as sample_tasks
+from .data.own import table_from as table_from
 from .data.prepare import DataSettings as DataSettings
+from .data.table import ImageTable as ImageTable
+from .errors import InputError as InputError
+from .methods.base import Method as Method
 from .methods.checkpointing import load_params as load_params
 from .methods.evaluate import evaluate as evaluate
+from .methods.evaluate import mean_interval as mean_interval
 from .methods.maml import MAML as MAML
 from .methods.maml import meta_gradient as meta_gradient
 from .methods.pretrain import PreTraining as PreTraining
@@ -26,6 +33,7 @@ from .report.heatmap import task_map as task_map
 from .stats.regression import r_squared as r_squared
 from .task2vec.coefficient import cross_diversity as cross_diversity
 from .task2vec.coefficient import diversity as diversity
+from .task2vec.coefficient import noise_floor as noise_floor
 from .task2vec.coefficient import pairwise_distances as pairwise_distances
 from .task2vec.embed import embed as embed
 from .task2vec.embed import embed_benchmark as embed_benchmark

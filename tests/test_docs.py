@@ -48,11 +48,21 @@ def test_every_command_names_a_configuration_and_fields_that_exist(page):
                 value = value[part]  # KeyError: no such field
 
 
-def test_the_librarys_first_page_runs_and_gives_an_estimate(tmp_path):
-    first = re.findall(r"```python\n(.*?)```", NAMED["docs/library.md"], re.DOTALL)[0]
+def test_the_librarys_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     space: dict = {}
-    exec(compile(first, "docs/library.md", "exec"), space)
+    for block in re.findall(r"```python\n(.*?)```", NAMED["docs/library.md"], re.DOTALL):
+        exec(compile(block, "docs/library.md", "exec"), space)
     assert 0 < space["diversity"](space["embeddings"]).value < 1
+    assert (tmp_path / "tasks.png").stat().st_size > 10_000
+    assert space["found"].accuracy.shape == (6,) and 0 <= space["mean"] <= 1
+    assert space["fit"].low < space["fit"].r2 < space["fit"].high
+    assert space["mine_embedding"].shape == (8,)
+
+
+def test_the_librarys_page_imports_from_jaxdiv_alone():
+    modules = re.findall(r"^(?:from|import) (jaxdiv[\w.]*)", NAMED["docs/library.md"], re.MULTILINE)
+    assert modules and set(modules) == {"jaxdiv"}
 
 
 def test_readme_is_a_screen_and_a_half_and_what_it_leaves_out_is_linked():

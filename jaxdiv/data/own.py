@@ -1,15 +1,48 @@
-"""A user's own data sets: which folders were given, and what each of them is called."""
+"""A user's own data sets: arrays as a table; which folders were given, and what each of them is called."""
 
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdiv.data.registry import OWN, preprocessing
+from jaxdiv.data.table import ImageTable, place, table_of
 from jaxdiv.errors import InputError
 
 _GIVEN = "`DataSettings.own`"
 _LONGEST = 60  # characters of a name: it becomes part of file names
 _ARCHIVE = re.compile(r"\.(zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+
+
+def table_from(
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: np.ndarray | Sequence[int] | Sequence[str],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImageTable:
+    """A table of images and their labels, on the device if it fits there.
+
+    Args:
+      images: bytes, gray (`c` = 1) or RGB (`c` = 3), in any order.
+      labels: the class of each image: whole numbers or names. The table's classes are in the order of these.
+      mean, std: pixel statistics of each of the three channels, of pixels scaled to 0..1; None: ImageNet's, as for a
+        folder of images.
+
+    Raises:
+      InputError: `images` are no such array, or `labels` is not one label for each of them.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if labels.ndim != 1 or labels.shape != images.shape[:1]:
+        raise InputError(f"`labels` has shape {labels.shape}: give one label for each image of {images.shape}")
+    names, of_image, count = np.unique(labels, return_inverse=True, return_counts=True)
+    images = images[np.argsort(of_image, kind="stable")]
+    usual = preprocessing(OWN, alone=True)
+    statistics = (usual.mean if mean is None else mean, usual.std if std is None else std)
+    names = [str(name) for name in names]
+    return place(table_of(images, count.tolist(), names, *statistics, augmentation=usual.augmentation))
 
 
 def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:

@@ -33,7 +33,7 @@ class Method(abc.ABC):
 
     @property
     def family(self) -> str:
-        """What it is compared as, one of `registry.FAMILIES`."""
+        """What it is compared as, such as "maml" or "pretraining"."""
         return registry.family(self.name)
 
     @property

@@ -10,15 +10,13 @@ from typing import Any
 
 from jaxdiv.errors import unknown
 
-FAMILIES = ("pretraining", "maml", "prototypes")
-
 
 @dataclass(frozen=True)
 class Entry:
     """What is known of a method without running it.
 
     Attributes:
-      family: what it is compared as ("MAML against PT"), one of FAMILIES.
+      family: what it is compared as ("MAML against PT"): one that METHODS has, or a new one.
       label: its name as a reader sees it.
       path: the class of its values, "module:Class", imported when it is first needed.
       section: the configuration's section that holds its settings.

@@ -1,5 +1,6 @@
 """A folder of one's own as a benchmark: its classes split by fraction, or as a file of names tells."""
 
+import numpy as np
 import pytest
 from sample_archives import of_classes, one_line, prepare
 
@@ -7,6 +8,8 @@ from jaxdiv.configs import folder as folder_config
 from jaxdiv.data import benchmarks, registry
 from jaxdiv.data import own as own_data
 from jaxdiv.data.augment import Augmentation
+from jaxdiv.data.episodes import read_images
+from jaxdiv.data.own import table_from
 from jaxdiv.data.prepare import DataSettings
 from jaxdiv.errors import InputError
 from jaxdiv.study.config import read
@@ -144,3 +147,19 @@ def test_ones_own_sets_are_benchmarks_by_name_parts_of_unions_and_together_image
     assert registry.true_diversity("birds", own) is None
     with pytest.raises(InputError, match="unknown benchmark 'moth': did you mean 'moths'"):
         registry.components("moth", own)
+
+
+def test_a_table_from_arrays_keeps_every_image_under_its_label():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (12, 4, 4, 3), np.uint8), np.array(["wren", "owl", "tit"] * 4)
+    table = table_from(images, labels)
+    assert table.classes == ("owl", "tit", "wren") and np.asarray(table.count).tolist() == [4, 4, 4]
+    owls = (images[labels == "owl"] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]  # ImageNet's statistics
+    np.testing.assert_allclose(read_images(table, np.arange(4)), owls, atol=1e-5)
+
+
+def test_a_table_from_arrays_names_labels_that_do_not_fit():
+    with pytest.raises(InputError, match=r"`labels` has shape \(3,\): give one label for each image"):
+        table_from(np.zeros((4, 2, 2, 3), np.uint8), [0, 1, 2])
+    with pytest.raises(InputError, match="must be uint8"):
+        table_from(np.zeros((4, 2, 2, 3)), [0, 1, 2, 3])
