@@ -2,7 +2,7 @@
 
     python launch.py
 
-Eight benchmarks whose classes lie ever farther apart, a small random probe, the conv-4 learner and all five methods.
+Eight benchmarks whose classes are ever farther apart, a small random probe, the conv-4 learner and all five methods.
 Measured diversity must rise with the true one (`gauss-S` has spread S), and accuracy rises with it.
 """
 
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
             "seeds": (0,),  # training runs of each benchmark and method
             "task": {"ways": 5, "shots": 5, "queries": 15},
             "data": {
-                "archive_dir": "",  # where the archives of real data sets lie; what is not there is downloaded
+                "archive_dir": "",  # where the archives of real data sets are; missing ones are downloaded
                 "dir": "",  # where prepared data sets and downloads are kept; empty: in ~/.cache/jaxdiv
                 "download": True,  # whether archives may be downloaded
                 "partial": False,  # leave out classes that are absent or too small, instead of refusing
@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
                 "head": "",  # converged
                 "distance": "",  # task2vec_scale_free
                 "interval": "",  # jackknife
-                "floor_tasks": 4,  # embedded twice for the noise floor, where the estimator or the head draws
+                "floor_tasks": 4,  # embedded twice for the noise floor, if the estimator or the head is stochastic
             },
             "learner": {
                 "net": "conv4",

@@ -4,7 +4,7 @@
     python launch.py --config=configs/paper.py --workdir=paper --config.data.archive_dir=DIR
 
 "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over Pre-training"
-(Selva, Vittayaareekul, Miranda). DIR holds the archives that lie behind a form; the rest is downloaded. Several hosts
+(Selva, Vittayaareekul, Miranda). DIR holds the archives that are behind a form; the rest is downloaded. Several hosts
 train a unit together by --coordinator. Diversity is jaxdiv's own (exact Fisher, converged head, jackknife over tasks);
 Table 1 as the
 paper measured it (reference estimator, Adam's head, its distance and interval, augmented tasks): --config.preset=paper;

@@ -57,7 +57,7 @@ def test_the_librarys_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert (tmp_path / "tasks.png").stat().st_size > 10_000
     assert space["found"].accuracy.shape == (6,) and 0 <= space["mean"] <= 1
     assert space["fit"].low < space["fit"].r2 < space["fit"].high
-    assert space["mine_embedding"].shape == (8,)
+    assert space["embedding"].shape == (8,)
 
 
 def test_the_librarys_page_imports_from_jaxdiv_alone():

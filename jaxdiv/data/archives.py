@@ -107,7 +107,7 @@ def _open(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(512) != bytes(512):
             raise tarfile.ReadError("its end is missing")
-        while tar.fileobj.read(2**20):  # to the end of a compressed one, where its own check lies
+        while tar.fileobj.read(2**20):  # to the end of a compressed one, where its own check is
             pass
 
 
@@ -125,7 +125,7 @@ def _check_size(path: Path, name: str, size: int, total: int) -> int:
 
 
 def _refused(path: Path, name: str, why: str) -> InputError:
-    return InputError(f"{path}: its member {name!r} {why}: refused, nothing was written; get the archive anew")
+    return InputError(f"{path}: its member {name!r} {why}: refused, nothing was written; get the archive again")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -150,4 +150,4 @@ def load_arrays(file: Readable, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise InputError(f"{name} is no pickle of arrays that can be read safely ({error}): get it anew") from None
+        raise InputError(f"{name} is no pickle of arrays that can be read safely ({error}): get it again") from None

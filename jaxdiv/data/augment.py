@@ -110,7 +110,7 @@ def adjust(image: Float[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]:
         target = jnp.where(kind == 2, gray, jnp.where(kind == 1, gray.mean(), 0.0))
         return jnp.clip(factor * image + (1 - factor) * target[..., None], 0, 1), None
 
-    # A loop, since XLA would otherwise compute a step anew for each channel of the next: that takes twice as long.
+    # A loop, since XLA would otherwise compute a step again for each channel of the next: that takes twice as long.
     return jax.lax.scan(step, image, (drawn.order, drawn.factors[drawn.order]))[0]
 
 

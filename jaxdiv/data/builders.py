@@ -32,7 +32,7 @@ _BATCH = 256  # records between two writes of TFDS's metadata
 
 
 class _Config(tfds.core.BuilderConfig):
-    """What one builder needs to know beyond TFDS's own: its source and where its archives lie."""
+    """What one builder needs to know beyond TFDS's own: its source and where its archives are."""
 
     def __init__(self, name: str, source: Source, paths: dict[str, Path], progress: Callable[[float, str], None]):
         super().__init__(name=name, version=VERSION, description=source.title)
@@ -139,9 +139,9 @@ def prepare(
     """A set of `SOURCES` as records, made from its archives the first time.
 
     Args:
-      archive_dir: where the set's own archives lie, or its `sample`; what is lacking is downloaded.
+      archive_dir: where the set's own archives are, or its `sample`; missing ones are downloaded.
       data_dir: where prepared sets and downloads are kept, as TFDS lays them out.
-      download: whether lacking archives may be downloaded.
+      download: whether missing archives may be downloaded.
     Raises:
       InputError: an archive that is missing and cannot be downloaded, has another hash, is broken or unsafe; a folder
         that cannot be written or a full disk. Nothing half-written counts as prepared.

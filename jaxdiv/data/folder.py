@@ -73,7 +73,7 @@ def fingerprint(path: Path) -> list[int]:
 
 
 def is_image(name: str) -> bool:
-    """Whether `name` is that of an image that lies in some folder."""
+    """Whether `name` is that of an image in some folder."""
     path = PurePosixPath(name)
     return path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not path.name.startswith(".")
 
@@ -101,8 +101,8 @@ def split_classes(
     """Which of `splits` each class belongs to.
 
     Args:
-      fractions: the share of the classes that each split gets, in a random order that `seed` draws.
-      file: a text file with a line `SPLIT CLASS` for each class, instead; classes that it lacks belong to none.
+      fractions: the share of the classes that each split gets, in a random order given by `seed`.
+      file: a text file with a line `SPLIT CLASS` for each class, instead; other classes belong to no split.
     Raises:
       InputError: fractions that do not sum to 1; a file that is missing, or has a line, split or class that is wrong.
     """

@@ -24,9 +24,9 @@ class DataSettings:
     """How base sets are made.
 
     Attributes:
-      archive_dir: where the archives of real data sets lie; those that are not there are downloaded.
+      archive_dir: where the archives of real data sets are; missing ones are downloaded.
       dir: where prepared data sets and downloads are kept; empty: `$JAXDIV_CACHE` or `~/.cache/jaxdiv`, in `datasets`.
-      download: whether lacking archives may be downloaded.
+      download: whether missing archives may be downloaded.
       partial: the archives are samples: classes that are absent or have fewer than `min_images` images are left out
         and named in the facts. Otherwise they are an error.
       min_images: shots + queries: the images that a task needs of a class.

@@ -48,7 +48,7 @@ class BaseSet:
     Attributes:
       source: key of SOURCES; two sets may share one.
       splits: key in splits.json; empty: by order of the classes' names, in the sizes of `sizes`.
-      label, listed: what of a record (`class`, or its `group`) is a class here, and what the split's list names.
+      label, listed: which field of a record (`class` or `group`) is the class, and which one the split's list names.
       preprocessing, in_union: alone, and as part of a union, where that differs.
       pixels: the side of its images in the study, alone; in a union it is 84.
       cut_bottom: rows of the original image that are no part of it.

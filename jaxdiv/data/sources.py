@@ -57,9 +57,9 @@ class Source:
 
 
 def find(source: Source, archive_dir: Path | None, download: bool) -> dict[str, Path]:
-    """Those of a data set's archives (or its `sample`) that lie in `archive_dir`, by their names.
+    """Those of a data set's archives (or its `sample`) that are in `archive_dir`, by their names.
 
-    Raises InputError where one lies not there and is not to be, or cannot be, downloaded.
+    Raises InputError for one that is missing and cannot, or must not, be downloaded.
     """
     folder = archive_dir or Path(".")
     if archive_dir:
@@ -92,7 +92,7 @@ def read_folders(paths: dict[str, Path], images: str = "", group: bool = False) 
 
     Args:
       images: the folder that has the classes' folders; empty: anywhere.
-      group: a class is named by its whole path, and its group is the folder that it lies in.
+      group: a class is named by its whole path, and its group is the folder above.
     """
     for path in paths.values():
         for name, file in members(path, lambda name: is_image(name) and name.startswith(images), path.name):
@@ -119,7 +119,7 @@ def read_flowers(paths: dict[str, Path]) -> Iterator[Example]:
     try:
         of_image = scipy.io.loadmat(labels)["labels"].ravel()
     except Exception as error:  # a damaged file raises nearly anything
-        raise InputError(f"{labels} is no MATLAB file with `labels` ({error}): get it anew") from None
+        raise InputError(f"{labels} is no MATLAB file with `labels` ({error}): get it again") from None
     for name, file in members(images, is_image, images.name):
         number = re.fullmatch(r"jpg/image_(\d{5})\.jpg", name)
         if not number or not 1 <= int(number[1]) <= len(of_image):
@@ -138,7 +138,7 @@ def read_aircraft(paths: dict[str, Path]) -> Iterator[Example]:
     for name, file in members(path, lambda name: is_image(name) and "/data/images/" in name, path.name):
         number = PurePosixPath(name).stem
         if number not in labels["variant"] or number not in labels["family"]:
-            raise InputError(f"{path}: {name} has no variant or no family in its lists: get the archive anew")
+            raise InputError(f"{path}: {name} has no variant or no family in its lists: get the archive again")
         yield Example(file.read(), labels["variant"][number], labels["family"][number], name)
 
 
@@ -148,7 +148,7 @@ def read_cifar100(paths: dict[str, Path]) -> Iterator[Example]:
     wanted = [f"cifar-100-python/{part}" for part in ("meta", "train", "test")]
     found = {name: _named(load_arrays(file, name)) for name, file in members(path, wanted.__contains__, path.name)}
     if sorted(found) != sorted(wanted):
-        raise InputError(f"{path} lacks {' and '.join(sorted({*wanted} - {*found}))}: get it anew")
+        raise InputError(f"{path} is without {' and '.join(sorted({*wanted} - {*found}))}: get it again")
     fine, coarse = (found[wanted[0]][f"{kind}_label_names"] for kind in ("fine", "coarse"))
     for part in wanted[1:]:
         batch = found[part]
@@ -160,7 +160,7 @@ def read_cifar100(paths: dict[str, Path]) -> Iterator[Example]:
 
 
 def read_mini_imagenet(paths: dict[str, Path]) -> Iterator[Example]:
-    """JPEG files that begin with their class (`n0153282900000005.jpg`) or lie in its folder; or the three pickles
+    """JPEG files that begin with their class (`n0153282900000005.jpg`) or are in its folder; or the three pickles
     `mini-imagenet-cache-{train,val,test}.pkl` of pixels."""
     (path,) = paths.values()
     wanted = lambda name: is_image(name) or name.endswith(".pkl")

@@ -92,7 +92,7 @@ def max_pool_2x2(x: Float[Array, "n h w c"], sign: Float[Array, " c"] | None = N
 
 
 def _larger(sign, a, b):
-    # Compared by order, never by equality with a maximum: XLA may compute an operand anew in another fusion, rounded
+    # Compared by order, never by equality with a maximum: XLA may compute an operand again in another fusion, rounded
     # differently, and then nothing would be equal.
     first, second = (sign * lax.stop_gradient(side) for side in (a, b))
     return jnp.where((first >= second) | jnp.isnan(first), a, b)

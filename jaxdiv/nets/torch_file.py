@@ -144,6 +144,6 @@ def _array(name: str, tensor: _Tensor, stored: Mapping[str, bytes]) -> np.ndarra
         return np.zeros(tensor.shape, dtype)
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     if min(tensor.offset, *tensor.shape, *tensor.strides, 0) < 0 or max(last + 1, prod(tensor.shape)) > len(numbers):
-        raise InputError(f"{name} lies outside its storage")
+        raise InputError(f"{name} is outside its storage")
     strides = [s * dtype.itemsize for s in tensor.strides]
     return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides).copy()

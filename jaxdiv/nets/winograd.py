@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 # Evaluated at these and at infinity: m + 1 of them for tiles of m.
 _POINTS = (0.0, 1.0, -1.0, 2.0)
 # Transformed tiles of this many bytes, and as many as the transformed kernel has, in a turn of the loop: they stay in
-# the caches, and the kernel passes through them in a good cause.
+# the caches, and the kernel passes through them.
 _TURN_BYTES = 2**21
 
 Grid = Sequence[Sequence[Any]]
@@ -114,7 +114,7 @@ def _matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _tiles(matrix: np.ndarray, x: Array, down: int, across: int, m: int) -> Float[Array, "products tiles channels"]:
     """Every tile of x transformed, M T Mᵀ; tiles start m pixels apart.
 
-    The barrier keeps XLA from computing the first step anew for every term of the second, which takes as long to run
+    The barrier keeps XLA from computing the first step again for every term of the second, which takes as long to run
     and much longer to compile.
     """
     products, size = matrix.shape

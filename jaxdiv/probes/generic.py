@@ -42,7 +42,7 @@ def probe_from(
 
     Args:
         apply: `params, batch -> output`, free of side effects. Each example must be treated on its own: batch norm at
-            stored statistics, no dropout. Pass the same function each time, not a new lambda: each is compiled anew.
+            stored statistics, no dropout. Pass the same function each time: a new lambda compiles again.
         params: any pytree of arrays, such as Flax's variables.
         features: the output -> its pooled features `[examples, d]`; None: the output is just that.
         output_axes: `path, shape -> axes` that number a parameter's output units. PyTorch's layout is

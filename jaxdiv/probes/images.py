@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxdiv.errors import InputError
 from jaxdiv.probes.base import check_finite
 
-# Normalised images lie within a few units of 0: `(pixel / 255 - mean) / std` with any data set's own numbers.
+# Normalised images are within a few units of 0: `(pixel / 255 - mean) / std` with any data set's own numbers.
 _HIGHEST = 20.0
 # At least this share of pixels exactly 0: drawings. Omniglot's tasks have .44 and more at 8 px, .86 at 84 px.
 _DRAWN = 1 / 3

@@ -1,5 +1,5 @@
 """The values of "Exploring the Efficacy of Meta-Learning: Unveiling Superior Data Diversity Utilization of MAML Over
-Pre-training", which this project's tables stand beside where both were measured alike."""
+Pre-training", shown beside this project's tables where both were measured alike."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath

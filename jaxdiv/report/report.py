@@ -32,7 +32,7 @@ def write_report(
     generated: Collection[str] = (),
 ) -> Path:
     """Writes report.html, figure1–3 (4 and 5 where there is something to show; .png, .svg) and every table that has
-    rows (.csv, .tex); returns the page's path. Tables and figures of an earlier report that this one lacks are removed.
+    rows (.csv, .tex); returns the page's path. Other tables and figures of an earlier report are removed.
 
     Args:
       found: a part that is empty is left out of the report. Its `diversity` has `tables.TABLE1_COLUMNS`, and

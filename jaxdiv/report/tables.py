@@ -348,7 +348,7 @@ def _mean_of(level: str) -> Callable[[Any], str]:
 
 
 def all_tables(found: Analysis, published: Published, numbers: Mapping[str, int]) -> dict[str, Table]:
-    """Every table that an analysis can have, by name; one without rows where it lacks them."""
+    """Every table that an analysis can have, by name; one without rows where there are none."""
     title = "The paper's methods against each other"
     tables = [
         table1(found.diversity, numbers),

@@ -32,7 +32,7 @@ class Reason(StrEnum):
     SAME_Y = "same_y"
     NO_INTERVAL = "no_interval"  # so few points that the interval is the whole range
     LEFT_OUT = "left_out"  # benchmarks (names) without a finite value
-    NOT_IN_BOTH = "not_in_both"  # benchmarks (names) that one of two methods lacks
+    NOT_IN_BOTH = "not_in_both"  # benchmarks (names) missing for one of two methods
     NOISE_IS_ALL = "noise_is_all"  # errors of measurement as large as the spread
     NOTHING_TO_TEST = "nothing_to_test"  # no residual to test a difference against
     FROM_SUMMARY = "from_summary"  # R² and n alone; the sign of r taken as positive
@@ -121,7 +121,7 @@ def average_seeds(points: Sequence[Point]) -> list[Averaged]:
     """One row per benchmark, method and test set: the means over its seeds.
 
     A half-width is the mean of the seeds', never too narrow for their mean, whether or not seeds share test tasks. A
-    value that is missing or not finite is None, and so are those of a benchmark that lacks a seed which another one of
+    value that is missing or not finite is None, and so are those of a benchmark without a seed that another one of
     its method and test set has.
     """
     groups: dict[tuple[str, str, str], list[Point]] = {}

@@ -157,7 +157,7 @@ def _distances(a, b, left, right, distance):
 
 
 def jackknife(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
-    """Mean pair distance with a jackknife over *tasks*: the interval for tasks drawn anew, since pairs share tasks.
+    """Mean pair distance with a jackknife over *tasks*: over newly drawn tasks, since pairs share tasks.
 
     Leaving task i out gives θᵢ; variance (n−1)/n Σ(θᵢ − θ̄)², Student's t with n−1 degrees of freedom (Arvesen 1969).
     """

@@ -40,7 +40,7 @@ def embed(
         labels: 0..ways-1.
         ways: the task's classes.
         estimator: as `fisher`'s.
-        key: for an estimator or a head that draws.
+        key: for a stochastic estimator or head.
         chunk: as `fisher`'s.
         head: as `fit_head`'s.
 

@@ -100,7 +100,7 @@ def finite_fisher(
 
 
 def check_estimator(estimator: str, key: PRNGKeyArray | None) -> None:
-    """That there is such an estimator, and a key where it draws."""
+    """Check that there is such an estimator, and a key if it is stochastic."""
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)
     if key is None and estimator in _NEED_KEY:

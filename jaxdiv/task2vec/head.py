@@ -46,7 +46,7 @@ def fit_head(
 
 
 def check_head_name(head: str, key: PRNGKeyArray | None) -> None:
-    """That there is such a head, and a key where it draws."""
+    """Check that there is such a head, and a key if it is stochastic."""
     if head not in HEADS:
         raise unknown("head", head, HEADS)
     if key is None and head == "adam":
@@ -54,7 +54,7 @@ def check_head_name(head: str, key: PRNGKeyArray | None) -> None:
 
 
 def check_head(head: Head, features: int) -> None:
-    """That a head fits a probe of so many features."""
+    """Check that a head fits a probe of so many features."""
     kernel, bias = head.kernel.shape, head.bias.shape
     if len(kernel) != 2 or kernel[0] != features or kernel[1] < 2 or bias != kernel[1:]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Train: a benchmark's train split and a method -> checkpoints, with their metrics beside them."""
+"""Train: a benchmark's train split and a method -> checkpoints and metrics."""
 
 import shutil
 from collections.abc import Iterable
