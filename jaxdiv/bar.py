@@ -14,9 +14,9 @@ def bar(
     """`with bar("embedding tasks", total=50) as report: report(1)`: a bar on stderr, or in a notebook's output.
 
     Args:
-        label: what is under way.
-        progress: is called instead, and no bar is shown.
-        total: the number that `report` counts up to, shown beside the bar; None: `report` takes the share done, 0..1.
+      label: what is under way.
+      progress: is called instead, and no bar is shown.
+      total: the number that `report` counts up to, shown beside the bar; None: `report` takes the share done, 0..1.
     """
     if progress is not None:
         yield progress

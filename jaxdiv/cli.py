@@ -120,7 +120,8 @@ def _run(argv: list[str]) -> int:
 def _named(argv: list[str]) -> list[str]:
     """The command line with a configuration's file instead of its name: `--config=folder`, `--config controlled:real`.
 
-    Raises InputError, with the nearest names, for a name that no configuration has and a file that does not exist.
+    Raises:
+      InputError: with the nearest names, for a name that no configuration has and a file that does not exist.
     """
     known = configurations()
 

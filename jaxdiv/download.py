@@ -26,6 +26,7 @@ def fetch(url: str, file: Path, sha256: str = "", progress: Callable[[float], No
     Args:
       sha256: what its sha256 begins with; empty: not known.
       progress: called with the share done, 0..1; None: a bar in a terminal or a notebook.
+
     Raises:
       InputError: no network or no such address (saying what to get from where and where to put it), a transfer that
         broke off (the next call resumes it), another hash, a folder that cannot be written.

@@ -36,6 +36,7 @@ def members(path: Path, wanted: Callable[[str], bool], expected: str) -> Iterato
 
     Args:
       expected: what should be there, for the error message: "Omniglot as omniglot_png.zip, a folder per class".
+
     Raises:
       InputError: truncated, damaged, encrypted or no archive; a member whose path leads out of the archive, that is a
         link or a device, or that says it is larger than 1 GiB; more than 16 GiB in all.

@@ -52,6 +52,7 @@ def load_benchmark(
 
     Args:
       pixels: the side of the images; None: as in the study (`native_pixels`).
+
     Raises:
       InputError: unknown name or split; an archive that is missing, broken or of the wrong kind.
     """

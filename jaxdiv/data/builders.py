@@ -142,6 +142,7 @@ def prepare(
       archive_dir: where the set's own archives are, or its `sample`; missing ones are downloaded.
       data_dir: where prepared sets and downloads are kept, as TFDS lays them out.
       download: whether missing archives may be downloaded.
+
     Raises:
       InputError: an archive that is missing and cannot be downloaded, has another hash, is broken or unsafe; a folder
         that cannot be written or a full disk. Nothing half-written counts as prepared.

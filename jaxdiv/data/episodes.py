@@ -68,7 +68,11 @@ def sample_tasks(
 ) -> Task:
     """A batch of tasks: a data set uniformly, `ways` of its classes and `shots + queries` images of each, all without
     replacement; labels follow the random order of the classes. With `augment`, each image as its data set's train
-    augmentation has it. Raises InputError where the table has too few classes or images (`check_tasks`)."""
+    augmentation has it.
+
+    Raises:
+      InputError: the table has too few classes or images (`check_tasks`).
+    """
     check_tasks("the table", table, ways, shots, queries, tasks)
     size = (ways, shots, queries, tasks)
     if not table.on_host:
@@ -103,8 +107,11 @@ def prefetch(sample: Callable[[Array], Any], keys: Iterable[Array], depth: int =
 
 
 def read_images(table: ImageTable, rows: Int[ArrayLike, " images"]) -> Float[Array, "images h w c"]:
-    """Images by their rows, normalised as in tasks. Raises InputError for a row that the table has not; rows that are
-    traced are the caller's care."""
+    """Images by their rows, normalised as in tasks.
+
+    Raises:
+      InputError: a row that is not in the table; traced rows are not checked.
+    """
     if not isinstance(rows, jax.core.Tracer):
         checked_rows(rows, len(table.images), "images")
     return _read_images(table, rows)

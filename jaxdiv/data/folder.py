@@ -29,6 +29,7 @@ def read_classes(
       decode: encoded bytes and the file's name -> one image.
       progress: called with the share done, 0..1.
       broken: takes the names of images that cannot be decoded, which are then left out; None: they are an error.
+
     Raises:
       InputError: missing; truncated, unsafe or of another kind (`archives.members`); no image inside; an image that
         cannot be decoded.
@@ -103,6 +104,7 @@ def split_classes(
     Args:
       fractions: the share of the classes that each split gets, in a random order given by `seed`.
       file: a text file with a line `SPLIT CLASS` for each class, instead; other classes belong to no split.
+
     Raises:
       InputError: fractions that do not sum to 1; a file that is missing, or has a line, split or class that is wrong.
     """

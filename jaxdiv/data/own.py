@@ -37,11 +37,11 @@ def table_from(
     images, labels = np.asarray(images), np.asarray(labels)
     if labels.ndim != 1 or labels.shape != images.shape[:1]:
         raise InputError(f"`labels` has shape {labels.shape}: give one label for each image of {images.shape}")
-    names, of_image, count = np.unique(labels, return_inverse=True, return_counts=True)
+    classes, of_image, count = np.unique(labels, return_inverse=True, return_counts=True)
     images = images[np.argsort(of_image, kind="stable")]
     usual = preprocessing(OWN, alone=True)
     statistics = (usual.mean if mean is None else mean, usual.std if std is None else std)
-    names = [str(name) for name in names]
+    names = [str(name) for name in classes]
     return place(table_of(images, count.tolist(), names, *statistics, augmentation=usual.augmentation))
 
 
@@ -55,7 +55,9 @@ def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:
 
     A folder without a name is called by the last part of its path, in ASCII letters, digits, `.`, `_` and `-`; two such
     folders by as many parts as tell them apart (`2023/birds,2024/birds`: `2023-birds` and `2024-birds`).
-    Raises InputError for a name that is taken, given twice or not fit for a file, and for a folder given twice.
+
+    Raises:
+      InputError: a name that is taken, given twice or not fit for a file, or a folder given twice.
     """
     sets = [_split(piece) for piece in _pieces(given)]
     named = [name for name, _ in sets if name]

@@ -63,6 +63,7 @@ def prepare_base_set(
     Returns:
       Facts for the manifest: classes and images per split, the classes left out, the sha256 of the pixels, and each
       archive's name, sha256 and size.
+
     Raises:
       InputError: archives as `builders.prepare`; a class that is absent or too small; a broken image; a full disk.
     """

@@ -59,7 +59,8 @@ class Source:
 def find(source: Source, archive_dir: Path | None, download: bool) -> dict[str, Path]:
     """Those of a data set's archives (or its `sample`) that are in `archive_dir`, by their names.
 
-    Raises InputError for one that is missing and cannot, or must not, be downloaded.
+    Raises:
+      InputError: an archive is missing and cannot, or must not, be downloaded.
     """
     folder = archive_dir or Path(".")
     if archive_dir:

@@ -31,6 +31,7 @@ def write_table(
 
     Args:
       images: all images in the order of the classes, in pieces `[*, h, w, c]` uint8; one piece is in memory at a time.
+
     Raises:
       InputError: the disk is full, or the folder cannot be written.
     """

@@ -78,7 +78,11 @@ def make_table(
     rotates: bool = False,
     augmentation: Augmentation | None = None,
 ) -> ImageTable:
-    """One data set's table from each class's images `[count, h, w, c]` uint8. Raises InputError as `table_of`."""
+    """One data set's table from each class's images `[count, h, w, c]` uint8.
+
+    Raises:
+      InputError: as `table_of`.
+    """
     if not by_class:
         raise InputError("`by_class` is empty: a table needs at least one class")
     count = [len(images) for images in by_class]
@@ -96,7 +100,8 @@ def table_of(
 ) -> ImageTable:
     """One data set's table from all its images, `count` of each class in turn; a memory map stays one.
 
-    Raises InputError for images that are no bytes `[n, h, w, 1 or 3]` or not those that `count` and `classes` tell.
+    Raises:
+      InputError: images that are not uint8 `[n, h, w, 1 or 3]`, or that `count` and `classes` do not match.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise InputError(f"`images` must be uint8 [n, h, w, 1 or 3], not {images.dtype} {images.shape}")
@@ -126,7 +131,9 @@ def union(tables: list[ImageTable]) -> ImageTable:
     """Several data sets as one benchmark: a task picks a data set uniformly, then its classes inside it.
 
     The images are joined in memory, gray ones as RGB where others have colours.
-    Raises InputError for no table, or images of different sides.
+
+    Raises:
+      InputError: no table, or images of different sides.
     """
     sides = {t.images.shape[1:3] for t in tables}
     if len(sides) != 1:
@@ -173,7 +180,9 @@ def draw_classes(
     """Rows of classes drawn from a table, `quotas` of each of its data sets, of those with at least `images` images.
 
     A class's lot depends on its name and the seed alone: a smaller draw is part of a larger one.
-    Raises InputError where a data set has too few such classes, or `quotas` is not one number for each data set.
+
+    Raises:
+      InputError: a data set has too few such classes, or `quotas` is not one number for each data set.
     """
     if len(quotas) != len(table.rotates):
         raise InputError(f"`quotas` has {len(quotas)} numbers: {name} has {len(table.rotates)} data sets")
@@ -194,7 +203,8 @@ def draw_classes(
 def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed: int) -> ImageTable:
     """The classes in `rows` alone, and of each only `images` images (0: all), drawn by its name and the seed.
 
-    Raises InputError for a row that is no class of the table or is given twice, and for a class with fewer images.
+    Raises:
+      InputError: a row that is no class of the table or is given twice, or a class with fewer images.
     """
     at_least(0, images=images, seed=seed)
     rows = checked_rows(rows, len(table.classes), "classes")

@@ -49,8 +49,9 @@ class _Tensor(NamedTuple):
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict saved by `torch.save`, in the zip format or that of PyTorch before 1.6.
 
-    Raises InputError for a file that is truncated, holds anything besides tensors by name, or names in its pickle
-    anything that is no part of a tensor; nothing of it is executed.
+    Raises:
+      InputError: a file that is truncated, holds anything besides tensors by name, or names in its pickle anything that
+        is no part of a tensor; nothing of it is executed.
     """
     try:
         with path.open("rb") as file:

@@ -41,24 +41,24 @@ def probe_from(
     Every estimator and head works. The estimator `reference` sees the network as it is, for it has no training mode.
 
     Args:
-        apply: `params, batch -> output`, free of side effects. Each example must be treated on its own: batch norm at
-            stored statistics, no dropout. Pass the same function each time: a new lambda compiles again.
-        params: any pytree of arrays, such as Flax's variables.
-        features: the output -> its pooled features `[examples, d]`; None: the output is just that.
-        output_axes: `path, shape -> axes` that number a parameter's output units. PyTorch's layout is
-            `lambda path, shape: (0,) if len(shape) >= 2 else ()`; Flax's attention has (-2, -1) for its queries.
-        name: for records.
+      apply: `params, batch -> output`, free of side effects. Each example must be treated on its own: batch norm at
+        stored statistics, no dropout. Pass the same function each time: a new lambda compiles again.
+      params: any pytree of arrays, such as Flax's variables.
+      features: the output -> its pooled features `[examples, d]`; None: the output is just that.
+      output_axes: `path, shape -> axes` that number a parameter's output units. PyTorch's layout is
+        `lambda path, shape: (0,) if len(shape) >= 2 else ()`; Flax's attention has (-2, -1) for its queries.
+      name: for records.
 
     Returns:
-        A probe for `embed`, `fisher` and `embed_benchmark`. Its batches are whatever `apply` takes: an array, or a
-        pytree of arrays, with one row for each example.
+      A probe for `embed`, `fisher` and `embed_benchmark`. Its batches are whatever `apply` takes: an array, or a
+      pytree of arrays, with one row for each example.
 
     Raises:
-        InputError: where no parameter has entries.
+      InputError: no parameter has entries.
 
     Example:
-        ``probe_from(net.apply, variables)`` of a Linen module; ``probe_from(net.apply, variables, lambda out:
-        out.mean((1, 2)))`` where it puts out a map.
+      ``probe_from(net.apply, variables)`` of a Linen module; ``probe_from(net.apply, variables, lambda out:
+      out.mean((1, 2)))`` where it puts out a map.
     """
     probe = NetworkProbe(name, apply, features, output_axes, jax.tree.map(jnp.asarray, params))
     if not probe.weights:

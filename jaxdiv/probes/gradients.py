@@ -26,10 +26,10 @@ def kernel_squares(
     up to four times faster than a batched product, whose patches leave the caches.
 
     Args:
-        x: the layer's input.
-        d: cotangents at its output, some for each image.
-        kernel: of a kernel x kernel convolution with padding kernel // 2.
-        stride: of the convolution.
+      x: the layer's input.
+      d: cotangents at its output, some for each image.
+      kernel: of a kernel x kernel convolution with padding kernel // 2.
+      stride: of the convolution.
     """
     columns, images, ho, wo, filters = d.shape
     inputs, pixels, taps = x.shape[-1], ho * wo, kernel**2

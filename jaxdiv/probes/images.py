@@ -31,11 +31,11 @@ def check_images(images: Array, multiple: int = 1) -> None:
     Drawings, strokes of 1 on a background of 0 as the study has Omniglot, are as they should be.
 
     Args:
-        images: on the device; inside `jax.jit` their values are not looked at.
-        multiple: both sides must be multiples of it.
+      images: on the device; inside `jax.jit` their values are not looked at.
+      multiple: both sides must be multiples of it.
 
     Raises:
-        InputError: for another shape, integers, NaN or infinity.
+      InputError: another shape, integers, NaN or infinity.
     """
     if getattr(images, "ndim", 0) != 4 or images.shape[-1] != 3 or images.size == 0:
         found = getattr(images, "shape", type(images).__name__)

@@ -20,9 +20,9 @@ class Entry:
     """What is known of a probe before it is loaded.
 
     Attributes:
-        path: the function that loads it, "module:function", imported when it is first needed. It takes the probe's
-            name, tensors by their names (None: random parameters), a key, and the file's name for errors.
-        multiple: the sides of its images must be multiples of it, in pixels.
+      path: the function that loads it, "module:function", imported when it is first needed. It takes the probe's
+        name, tensors by their names (None: random parameters), a key, and the file's name for errors.
+      multiple: the sides of its images must be multiples of it, in pixels.
     """
 
     path: str
@@ -49,15 +49,15 @@ def load_probe(
     """The probe `name`, a key of `PROBES`.
 
     Args:
-        name: the architecture: `resnet18`, `resnet34`, `resnet50`, `resnet50_v1`, `resnet10_narrow`, or `vit_small`.
-        weights: a `.safetensors` or `.pth` file with torchvision's or timm's names and shapes (any float type; computed
-            in float32); `"imagenet"` for torchvision's, downloaded once into `download.cache_folder()`; or None for
-            random parameters (`resnet_probe.random_params`, `vit.random_params`).
-        seed: of the random parameters; unused with `weights`.
-        progress: called with the downloaded share, 0..1; None: a bar in a terminal or a notebook.
+      name: the architecture: `resnet18`, `resnet34`, `resnet50`, `resnet50_v1`, `resnet10_narrow`, or `vit_small`.
+      weights: a `.safetensors` or `.pth` file with torchvision's or timm's names and shapes (any float type; computed
+        in float32); `"imagenet"` for torchvision's, downloaded once into `download.cache_folder()`; or None for
+        random parameters (`resnet_probe.random_params`, `vit.random_params`).
+      seed: of the random parameters; unused with `weights`.
+      progress: called with the downloaded share, 0..1; None: a bar in a terminal or a notebook.
 
     Raises:
-        InputError: for an unknown name, and for a file that is missing, broken or of another architecture.
+      InputError: an unknown name, or a file that is missing, broken or of another architecture.
     """
     if name not in PROBES:
         raise unknown("probe", name, PROBES)

@@ -111,11 +111,11 @@ class ResNet(nn.Module):
     """A ResNet without its classifier: images [images, h, w, 3] -> pooled features [images, d].
 
     Attributes:
-        depths: blocks of each stage.
-        widths: channels of each stage; a bottleneck block puts out four times as many.
-        bottleneck: three convolutions a block (1x1, 3x3, 1x1) instead of two 3x3.
-        stride_first: a bottleneck's stride is in the first 1x1 (the paper's, "v1"), not in the 3x3 (torchvision's).
-        small_stem: one 3x3 convolution and no max-pool, for small images; otherwise 7x7/2 and 3x3/2 max-pool.
+      depths: blocks of each stage.
+      widths: channels of each stage; a bottleneck block puts out four times as many.
+      bottleneck: three convolutions a block (1x1, 3x3, 1x1) instead of two 3x3.
+      stride_first: a bottleneck's stride is in the first 1x1 (the paper's, "v1"), not in the 3x3 (torchvision's).
+      small_stem: one 3x3 convolution and no max-pool, for small images; otherwise 7x7/2 and 3x3/2 max-pool.
     """
 
     depths: tuple[int, ...]

@@ -36,10 +36,10 @@ class ResNetProbe:
     """A ResNet with its parameters. It has an entry for each convolution filter and for each batch-norm scale.
 
     Attributes:
-        name: the architecture's name, for records.
-        net: the static architecture.
-        params: `{"params": ..., "batch_stats": ...}` of the network, and `{"fc": {"kernel", "bias"}}` where the weights
-            came with a classifier.
+      name: the architecture's name, for records.
+      net: the static architecture.
+      params: `{"params": ..., "batch_stats": ...}` of the network, and `{"fc": {"kernel", "bias"}}` where the weights
+        came with a classifier.
     """
 
     name: str = flax.struct.field(pytree_node=False)
@@ -73,7 +73,11 @@ class ResNetProbe:
         return _features(self, images)
 
     def logits(self, images: Float[Array, "images h w c"]) -> Float[Array, "images classes"]:
-        """The class scores of the weights' own classifier. Raises InputError where the probe has none."""
+        """The class scores of the weights' own classifier.
+
+        Raises:
+          InputError: the probe has none.
+        """
         if "fc" not in self.params:
             raise InputError(f"probe {self.name!r} has no classifier: it was not loaded from weights with fc.weight")
         return self.features(images) @ self.params["fc"]["kernel"] + self.params["fc"]["bias"]
@@ -188,7 +192,7 @@ def from_torchvision(net: ResNet, tensors: Tensors, source: str = "weights") -> 
     """torchvision's tensors (OIHW kernels) -> `ResNetProbe.params`, with the classifier `fc` where it is there.
 
     Raises:
-        InputError: names what is missing, of another shape or not finite.
+      InputError: names what is missing, of another shape or not finite.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     paths: dict[str, tuple[str, ...]] = {}

@@ -9,8 +9,8 @@ An embedding has an entry for each output unit of the patch embedding and of eve
 class token and the position embeddings have none.
 
 References:
-    Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929. Touvron et al. 2021 (DeiT),
-    https://arxiv.org/abs/2012.12877. Caron et al. 2021 (DINO), https://arxiv.org/abs/2104.14294.
+  Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929. Touvron et al. 2021 (DeiT),
+  https://arxiv.org/abs/2012.12877. Caron et al. 2021 (DINO), https://arxiv.org/abs/2104.14294.
 """
 
 from collections.abc import Mapping
@@ -69,9 +69,9 @@ class ViTProbe:
     """A vision transformer with its parameters.
 
     Attributes:
-        name: the architecture's name, for records.
-        net: the static architecture.
-        params: by timm's module names; kernels are [inputs, units].
+      name: the architecture's name, for records.
+      net: the static architecture.
+      params: by timm's module names; kernels are [inputs, units].
     """
 
     name: str = flax.struct.field(pytree_node=False)
@@ -142,10 +142,10 @@ def forward(
     """Images -> the class token's features, and each dense layer's input.
 
     Args:
-        net: the architecture.
-        params: its parameters.
-        images: normalised.
-        added: what is added to each dense layer's output: zeros, to differentiate by.
+      net: the architecture.
+      params: its parameters.
+      images: normalised.
+      added: what is added to each dense layer's output: zeros, to differentiate by.
     """
     inputs: dict[str, Array] = {}
 
@@ -207,7 +207,7 @@ def from_timm(net: ViT, tensors: Tensors, source: str = "weights") -> Params:
     """timm's tensors -> `ViTProbe.params`. A classifier is left out.
 
     Raises:
-        InputError: names what is missing, of another shape, not finite, or of no part of this architecture.
+      InputError: names what is missing, of another shape, not finite, or of no part of this architecture.
     """
     tensors = {_without_prefix(name): value for name, value in tensors.items()}
     shapes = _shapes(net)

@@ -28,7 +28,8 @@ _KINDS = "a .safetensors or .pth file with torchvision's or timm's parameter nam
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every tensor of a `.safetensors` or `.pth` file, floats as float32; no pickle is executed.
 
-    Raises InputError where the file is unusable, also where its name ends with a hash (`-f37072fd`) not its own.
+    Raises:
+      InputError: the file is unusable, also where its name ends with a hash (`-f37072fd`) not its own.
     """
     check_weights("", path)
     if wanted := re.search(r"-([0-9a-f]{8})$", path.stem):
@@ -68,7 +69,11 @@ def _check_hash(path: Path, prefix: str) -> None:
 
 
 def imagenet_file(name: str, progress: Callable[[float], None] | None = None) -> Path:
-    """torchvision's ImageNet weights of a probe: cached, or downloaded once. Raises InputError as `fetch`."""
+    """torchvision's ImageNet weights of a probe: cached, or downloaded once.
+
+    Raises:
+      InputError: as `fetch`.
+    """
     check_weights(name, IMAGENET)
     file = cache_folder() / _IMAGENET_FILES[name]
     if not file.exists():

@@ -146,7 +146,8 @@ class Study(sections.Section):
 def read(config: ConfigDict) -> Study:
     """The study that `config` describes; the preset fills the fields that are empty, and one that is given stays.
 
-    Raises InputError, with the nearest name, for a field or a value that does not exist or cannot be used.
+    Raises:
+      InputError: with the nearest name, for a field or a value that does not exist or cannot be used.
     """
     values = config.copy_and_resolve_references().to_dict()
     if values.get("preset") not in PRESETS:

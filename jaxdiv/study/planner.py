@@ -100,7 +100,8 @@ def plan(study: Study, workdir: Path) -> Plan:
 def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
     """The stages that are asked for, in their order. `diversity` asks for `embed` too.
 
-    Raises InputError for an unknown one.
+    Raises:
+      InputError: an unknown stage.
     """
     asked = set(stages)
     for stage in sorted(asked - {*STAGES}):

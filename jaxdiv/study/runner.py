@@ -28,7 +28,8 @@ from jaxdiv.study.unit import Unit, needed
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
     """Run what is still missing of the study's `stages`. Returns the exit code: 1 if a unit failed.
 
-    Raises InputError for what cannot be used: of all that is known beforehand, before anything is written.
+    Raises:
+      InputError: something cannot be used; all that is known beforehand is checked before anything is written.
     """
     stages = planner.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
@@ -58,7 +59,8 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
 def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
     """Say of each unit whether it is done, would resume or would run. Writes nothing.
 
-    Raises InputError as `run`, where a file that would be needed is missing after the list.
+    Raises:
+      InputError: as `run`; for a missing file, after the list.
     """
     stages = planner.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)

@@ -34,7 +34,10 @@ def embed_classes(
     """Task2Vec embeddings (exact, converged head) of single classes of a pool.
 
     Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the whole pool, the same
-    for all. Raises InputError as `embed_tasks`, for a row that is no class of the pool, and a class with fewer images.
+    for all.
+
+    Raises:
+      InputError: as `embed_tasks`, for a row that is no class of the pool, and a class with fewer images.
     """
     at_least(1, images=images)
     background, _ = sample_batch(key, pool, images)
@@ -63,8 +66,10 @@ def choose(
     """Subsets by name, `low-1` to `high-N`: rows of `classes` classes, as many of each kind.
 
     Subset n of every level is chosen from the n-th of `subsets` parts of the classes, dealt out at random: the levels
-    compare within a part, and two parts share no class, so that they are independent. Raises InputError where a part
-    leaves no choice.
+    compare within a part, and two parts share no class, so that they are independent.
+
+    Raises:
+      InputError: a part leaves no choice.
     """
     check_choice(kinds, classes, subsets)
     rng = np.random.default_rng(seed)

@@ -137,7 +137,9 @@ def pairwise_distances(
     """The distance of every pair of tasks, zero on the diagonal; memory does not grow with tasks².
 
     Symmetric; `asymmetric_kl` is taken from the earlier task to the later.
-    Raises InputError for an unknown distance or embeddings that are not finite, not negative `[tasks, filters]`.
+
+    Raises:
+      InputError: an unknown distance or embeddings that are not finite, not negative `[tasks, filters]`.
     """
     rows = _checked(embeddings, least=2, distance=distance)
     left, right = np.triu_indices(len(rows), 1)
@@ -225,11 +227,12 @@ def diversity(
     """The diversity coefficient: the mean distance between two different tasks, with its 95% interval.
 
     Args:
-        embeddings: one task a row.
-        distance: a key of `DISTANCES`.
-        interval: a key of `INTERVALS`, or None for none (both ends are NaN), which two tasks suffice for.
+      embeddings: one task a row.
+      distance: a key of `DISTANCES`.
+      interval: a key of `INTERVALS`, or None for none (both ends are NaN), which two tasks suffice for.
 
-    Raises InputError for an unknown name, embeddings that are not usable, or fewer than 3 tasks with an interval.
+    Raises:
+      InputError: an unknown name, embeddings that are not usable, or fewer than 3 tasks with an interval.
     """
     if interval is not None and interval not in INTERVALS:
         raise unknown("interval", interval, INTERVALS)
@@ -248,7 +251,9 @@ def cross_diversity(
 
     Leaving a task out is leaving out its row (or column) of distances, so the variance is the sum of those of the row
     and of the column means; Student's t with one degree less than the smaller benchmark has tasks.
-    Raises InputError for embeddings of different probes or fewer than 3 tasks in either.
+
+    Raises:
+      InputError: embeddings of different probes or fewer than 3 tasks in either.
     """
     a, b = (_checked(rows, least=3, distance=distance) for rows in (one, other))
     if a.shape[1] != b.shape[1]:

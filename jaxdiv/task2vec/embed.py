@@ -35,17 +35,17 @@ def embed(
     For the study's own numbers: `estimator="reference", head="adam"` and the distance `task2vec`.
 
     Args:
-        probe: from `load_probe` or `probe_from`.
-        batch: the task's examples, as `fisher`'s.
-        labels: 0..ways-1.
-        ways: the task's classes.
-        estimator: as `fisher`'s.
-        key: for a stochastic estimator or head.
-        chunk: as `fisher`'s.
-        head: as `fit_head`'s.
+      probe: from `load_probe` or `probe_from`.
+      batch: the task's examples, as `fisher`'s.
+      labels: 0..ways-1.
+      ways: the task's classes.
+      estimator: as `fisher`'s.
+      key: for a stochastic estimator or head.
+      chunk: as `fisher`'s.
+      head: as `fit_head`'s.
 
     Raises:
-        InputError: as `fisher` and `fit_head`.
+      InputError: as `fisher` and `fit_head`.
     """
     check_estimator(estimator, key)
     check_head_name(head, key)
@@ -74,13 +74,15 @@ def embed_benchmark(
     """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
 
     Args:
-        key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
-        again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
-        augment: with the train augmentation of the benchmark's data sets, as the reference measures.
-        progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
+      key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
+      again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
+      augment: with the train augmentation of the benchmark's data sets, as the reference measures.
+      progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
 
-    Only as many tasks are in memory as there are devices. Raises InputError as `embed`, and where the benchmark has
-    too few classes or images.
+    Only as many tasks are in memory as there are devices.
+
+    Raises:
+      InputError: as `embed`, and where the benchmark has too few classes or images.
     """
     check_tasks("the benchmark", table, ways, shots, queries, tasks)
     keys = _task_keys(jax.random.key(0) if key is None else key, tasks)
@@ -133,18 +135,18 @@ def embed_tasks(
     Memory is one task's chunk on each device, besides the batches.
 
     Args:
-        probe: as `embed`'s.
-        batches: the tasks' examples: as `embed`'s, with an axis of tasks before that of examples.
-        labels: of each task, 0..ways-1.
-        ways: the classes of each task.
-        estimator: as `embed`'s.
-        key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
-        chunk: as `embed`'s.
-        head: as `embed`'s.
-        mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
+      probe: as `embed`'s.
+      batches: the tasks' examples: as `embed`'s, with an axis of tasks before that of examples.
+      labels: of each task, 0..ways-1.
+      ways: the classes of each task.
+      estimator: as `embed`'s.
+      key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
+      chunk: as `embed`'s.
+      head: as `embed`'s.
+      mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
 
     Raises:
-        InputError: as `embed`.
+      InputError: as `embed`.
     """
     check_estimator(estimator, key)
     check_head_name(head, key)

@@ -72,16 +72,16 @@ def fisher(
     """The Fisher diagonal per entry (`probe.layer_names` names each one's layer), in (nats per unit of weight)².
 
     Args:
-        probe: from `load_probe` or `probe_from`.
-        batch: examples as the probe takes them: images [images, h, w, 3], normalised as those that it was trained on.
-        head: kernel and bias on the pooled features.
-        estimator: `exact`, `rademacher`, `mc` or `reference`.
-        key: for the three that draw.
-        chunk: examples in memory at a time; None: as many as 256 MB of activations and cotangents hold.
+      probe: from `load_probe` or `probe_from`.
+      batch: examples as the probe takes them: images [images, h, w, 3], normalised as those that it was trained on.
+      head: kernel and bias on the pooled features.
+      estimator: `exact`, `rademacher`, `mc` or `reference`.
+      key: for the three that draw.
+      chunk: examples in memory at a time; None: as many as 256 MB of activations and cotangents hold.
 
     Raises:
-        InputError: for an unknown estimator, a missing key, a batch that the probe cannot take, a head of another
-            probe's features, or a result that is not finite.
+      InputError: an unknown estimator, a missing key, a batch that the probe cannot take, a head of another
+        probe's features, or a result that is not finite.
     """
     check_estimator(estimator, key)
     batch = checked(probe, batch, chunk)

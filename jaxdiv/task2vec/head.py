@@ -23,16 +23,16 @@ def fit_head(
     """A linear classifier on pooled features.
 
     Args:
-        features: from `probe.features` or `pooled_features`.
-        labels: 0..ways-1.
-        ways: how many classes.
-        head: `converged`, the L2 logistic regression (C = 1): no random draw, no step size to choose. Or `adam`, the
-            reference's: PyTorch's initial weights, 10 epochs of 156 class-balanced batches of 64 drawn with
-            replacement, Adam at 4e-4 with 1e-4 · weights added to the gradient; far from converged.
-        key: for `adam`.
+      features: from `probe.features` or `pooled_features`.
+      labels: 0..ways-1.
+      ways: how many classes.
+      head: `converged`, the L2 logistic regression (C = 1): no random draw, no step size to choose. Or `adam`, the
+        reference's: PyTorch's initial weights, 10 epochs of 156 class-balanced batches of 64 drawn with
+        replacement, Adam at 4e-4 with 1e-4 · weights added to the gradient; far from converged.
+      key: for `adam`.
 
     Raises:
-        InputError: for features that are not finite, labels outside 0..ways-1, an unknown head or a missing key.
+      InputError: features that are not finite, labels outside 0..ways-1, an unknown head or a missing key.
     """
     check_head_name(head, key)
     features, labels = jnp.asarray(features), jnp.asarray(labels)

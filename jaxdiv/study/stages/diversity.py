@@ -51,7 +51,11 @@ class Result:
 
 
 def run(spec: Spec, inputs: embed.Result, progress: ProgressFn) -> Result:
-    """The coefficient. Raises InputError where the embeddings do not suit the distance."""
+    """The coefficient.
+
+    Raises:
+      InputError: the embeddings do not suit the distance.
+    """
     how, rows, again = spec.embedded, inputs.embeddings, inputs.again
     value, low, high = diversity(rows, spec.distance, spec.interval)
     return Result(

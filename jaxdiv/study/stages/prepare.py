@@ -59,5 +59,9 @@ def spec(base: str, pixels: int, data: DataSettings) -> Spec:
 
 
 def run(spec: Spec, folder: Path, progress: ProgressFn) -> Result:
-    """Make the table in `folder`. Raises InputError as `prepare_base_set`."""
+    """Make the table in `folder`.
+
+    Raises:
+      InputError: as `prepare_base_set`.
+    """
     return Result(**prepare_base_set(spec.base, spec.pixels, spec.data, folder, progress))

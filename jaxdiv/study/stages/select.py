@@ -61,7 +61,11 @@ class Result:
 
 
 def candidates(spec: PoolSpec, table: ImageTable) -> Int[np.ndarray, " classes"]:
-    """The rows of the classes that are embedded. Raises InputError where the pool has too few with enough images."""
+    """The rows of the classes that are embedded.
+
+    Raises:
+      InputError: the pool has too few with enough images.
+    """
     sets = np.bincount(table.dataset, minlength=len(table.rotates)).clip(max=spec.candidates).tolist()
     with in_flags(quotas="--config.controlled.candidates", images="--config.controlled.images"):
         return draw_classes(spec.table.source, table, sets, spec.images, spec.seed)
@@ -78,7 +82,11 @@ def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: Progr
 
 
 def run(spec: Spec, pool: Pool, progress: ProgressFn) -> Result:
-    """Choose the subsets. Raises InputError where the pool leaves no choice."""
+    """Choose the subsets.
+
+    Raises:
+      InputError: the pool leaves no choice.
+    """
     distances = pairwise_distances(pool.embeddings, spec.distance)
     found = subsets.choose(distances, pool.datasets, spec.classes, spec.subsets, spec.seed)
     return Result(
