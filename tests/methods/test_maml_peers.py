@@ -85,23 +85,27 @@ def tasks(real):
     return {net: arrays(net, real) for net in NETS}
 
 
-def compiled(net, first_order, steps, operands):
+def compiled(net, first_order, steps, operands, level):
     widths = NETS[net][0]
     module = Conv4(WAYS, *widths) if net == "conv4" else ResNet12(WAYS, widths, dropout=0.0)
     apply = lambda params, images: module.apply({"params": params}, images, mutable=["batch_stats"])[0][0]
     function = partial(maml.meta_gradient, apply, inner_steps=steps, inner_rate=RATE, first_order=first_order)
-    # Nets this small run as fast without XLA's costlier passes, and compile in a fraction of the time.
-    return jax.jit(function).lower(*operands).compile({"xla_backend_optimization_level": 0})(*operands)
+    return jax.jit(function).lower(*operands).compile({"xla_backend_optimization_level": level})(*operands)
 
 
 def meta_gradient(net, first_order, steps, dtype, arrays):
-    """Loss, and gradient in PyTorch's order and layouts."""
+    """Loss, and gradient in PyTorch's order and layouts.
+
+    In float64 without XLA's costlier passes: it compiles in a fraction of the time. In float32 as a user compiles it,
+    since unoptimised sums of XLA before jax 0.10 are up to 20 times less exact, and ten inner steps magnify that.
+    """
+    level = 0 if dtype == np.float64 else 3
     side = layouts.last_map(net, NETS[net][1])
     paths = layouts.paths(net)
     with enable_x64(dtype == np.float64):
         params = layouts.tree(paths, [jnp.asarray(layouts.to_ours(w, side), dtype) for w in weights(net)])
         operands = params, Task(*(jnp.asarray(a, dtype if a.ndim == 5 else np.int32) for a in arrays))
-        loss, gradient = compiled(net, first_order, steps, operands)
+        loss, gradient = compiled(net, first_order, steps, operands, level)
     return float(loss), [layouts.from_ours(np.asarray(layouts.at(gradient, path), np.float64), side) for path in paths]
 
 
@@ -115,13 +119,15 @@ def farthest(rows, expected):
 @pytest.mark.parametrize("net", NETS)
 def test_the_images_are_decoded_as_they_were_for_the_fixtures(net, tasks, fixtures):
     support, _, query, _ = tasks[net]
-    # Another version of a JPEG library may decode otherwise; then the fixtures must be made anew.
+    # Another version of a JPEG library may decode otherwise; then the fixtures must be made again.
     assert [support.sum(), query.sum()] == pytest.approx(fixtures[net]["pixels"], rel=1e-12)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    ("net", "order", "steps"),
+    # ResNet-12 compiles for long: that the number of steps counts is conv-4's to show.
+    [(net, order, steps) for net in NETS for order in ORDERS for steps in STEPS if net == "conv4" or steps == 10],
+)
 def test_meta_gradient_on_real_images_equals_learn2learns_in_float64(net, order, steps, tasks, fixtures):
     expected = fixtures[net][f"{order} {steps}"]
     loss, gradient = meta_gradient(net, order == "fo", steps, np.float64, tasks[net])
@@ -134,9 +140,8 @@ def test_conv4s_meta_gradient_in_float32_is_near_learn2learns_in_float64(order, 
     steps = max(STEPS)
     expected = fixtures["conv4"][f"{order} {steps}"]
     loss, gradient = meta_gradient("conv4", order == "fo", steps, np.float32, tasks["conv4"])
-    # XLA's older CPU back ends (jax 0.8 at least) sum float32 less exactly: the loss is then 1.4e-3 off.
-    assert loss == pytest.approx(expected["loss"], rel=3e-3)
-    assert farthest(summary(gradient), expected["gradient"]) < 3e-3
+    assert loss == pytest.approx(expected["loss"], rel=1e-4)
+    assert farthest(summary(gradient), expected["gradient"]) < 1e-3
 
 
 @pytest.mark.parametrize("net", NETS)
