@@ -1,14 +1,26 @@
 """Most of this suite's time is compilation: XLA compiles without optimising, two to three times faster, which only the
-speed of what it compiles notices. Read before the first import of jax; a user's own XLA_FLAGS stay."""
+speed of what it compiles notices, and the processes of one run share what they compile. Read before the first import of
+jax; a user's own XLA_FLAGS stay."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all that they start, inherit it
+    _compiled = tempfile.TemporaryDirectory(prefix="jaxdiv-compiled-")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 # As `keep_freed_memory` of this process, for the processes that tests start.
 os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+
+LONGEST = ("test_study.py", "test_resume.py", "test_notebook.py", "test_maml_peers.py", "test_package.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: one of them at the end would leave the other cores idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
