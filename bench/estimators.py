@@ -17,7 +17,7 @@ from absl import app, flags
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
 from jaxdiv.data.benchmarks import DataSettings
 from jaxdiv.task2vec.coefficient import diversity, noise_floor
-from jaxdiv.task2vec.fisher import draws
+from jaxdiv.task2vec.fisher import is_stochastic
 
 ARCHIVES = flags.DEFINE_string("archive_dir", None, "Where the archives and the probe's weights lie.", required=True)
 WEIGHTS = flags.DEFINE_string("weights", "resnet50_imagenet_fp16.safetensors", "The probe's file there.")
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     print("|---|---|---|--:|--:|--:|--:|")
     for estimator, head in CHOICES:
         once = all_sets(estimator, head)
-        again = all_sets(estimator, head, again=True) if draws(estimator, head) else once
+        again = all_sets(estimator, head, again=True) if is_stochastic(estimator, head) else once
         for distance in (SCALE_FREE, "task2vec", "cosine"):
             value, low, high = diversity(once, distance)
             floor = noise_floor(once, again, distance)

@@ -10,7 +10,7 @@ import pytest
 from jaxdiv import download
 from jaxdiv.download import fetch
 from jaxdiv.errors import InputError
-from jaxdiv.probes.weights import load_probe
+from jaxdiv.probes.registry import load_probe
 
 CONTENT = bytes(range(256)) * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()

@@ -68,7 +68,7 @@ def test_the_notebook_prints_what_the_library_finds(run):
 def test_values_are_one_line_and_tasks_have_a_bar(run):
     outputs, _ = run
     assert "ImageTable(10 classes, 200 images of 8x8x3, one data set, on the device)" in said(outputs["images"])
-    assert "Probe(resnet10_narrow, 1,440 filters, 0.3 M parameters)" in said(outputs["coefficient"])
+    assert "Probe(resnet10_narrow, 1,440 entries, 0.3 M parameters)" in said(outputs["coefficient"])
     for cell in ("coefficient", "other"):  # a widget where ipywidgets is installed, text elsewhere
         assert re.search(r"embedding tasks.*\| ?3/3|embedding tasks.*0/3", said(outputs[cell])), said(outputs[cell])
 

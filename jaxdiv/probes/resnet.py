@@ -1,23 +1,18 @@
-"""ResNet probes: torchvision's architecture with batch norm frozen at stored statistics, in Flax Linen.
+"""ResNets: torchvision's architecture with batch norm frozen at stored statistics, in Flax Linen.
 
-Parameters lie under torchvision's module names (`layer1.0.conv1.weight` is `params["layer1"]["0"]["conv1"]["kernel"]`),
+Parameters have torchvision's module names (`layer1.0.conv1.weight` is `params["layer1"]["0"]["conv1"]["kernel"]`),
 so that one table, `layers`, serves the weights' loader, the Fisher and the names of an embedding's entries.
 He et al. 2016, https://arxiv.org/abs/1512.03385.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import flax.struct
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from jaxdiv.errors import InputError
 from jaxdiv.nets.conv import conv_general_dilated
 
 TAPS = "taps"  # collection: what the Fisher needs of a layer's forward pass
@@ -152,7 +147,7 @@ def feature_count(net: ResNet) -> int:
     return net.widths[-1] * (4 if net.bottleneck else 1)
 
 
-ARCHITECTURES: Mapping[str, ResNet] = {
+NETS: Mapping[str, ResNet] = {
     "resnet10_narrow": ResNet((1, 1, 1, 1), (16, 32, 64, 128), small_stem=True),
     "resnet18": ResNet((2, 2, 2, 2), (64, 128, 256, 512)),
     "resnet34": ResNet((3, 4, 6, 3), (64, 128, 256, 512)),
@@ -161,115 +156,11 @@ ARCHITECTURES: Mapping[str, ResNet] = {
 }
 
 
-@flax.struct.dataclass
-class Probe:
-    """A network with its parameters: a pytree of which only the parameters are leaves, so it passes through jit.
-
-    Attributes:
-        name: the architecture's name, for records.
-        net: the static architecture.
-        params: `{"params": ..., "batch_stats": ...}` of the network, and `{"fc": {"kernel", "bias"}}` where the weights
-            came with a classifier.
-    """
-
-    name: str = flax.struct.field(pytree_node=False)
-    net: ResNet = flax.struct.field(pytree_node=False)
-    params: dict[str, Any]
-
-    def __repr__(self) -> str:
-        # Counted from the architecture: true of abstract and traced parameters too, and no array is read.
-        parameters = sum(layer.kernel**2 * layer.inputs * layer.filters for layer in layers(self.net))
-        parameters += self.filters  # a scale and a bias for each filter, as many as an embedding has entries
-        return f"Probe({self.name}, {self.filters:,} filters, {parameters / 1e6:.1f} M parameters)"
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        return {name: self.params[name] for name in ("params", "batch_stats")}
-
-    @property
-    def filters(self) -> int:
-        """Entries of an embedding: one for each convolution filter and each batch-norm scale."""
-        return 2 * sum(layer.filters for layer in layers(self.net))
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """torchvision's module name for each entry of an embedding."""
-        pairs = [(n, layer.filters) for layer in layers(self.net) for n in (layer.conv, layer.norm)]
-        return tuple(name for name, count in pairs for _ in range(count))
-
-    def features(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
-        """Pooled features of normalised images."""
-        return _features(self, images)
-
-    def logits(self, images: Float[Array, "images h w c"]) -> Float[Array, "images classes"]:
-        """The class scores of the weights' own classifier. Raises InputError where the probe has none."""
-        if "fc" not in self.params:
-            raise InputError(f"probe {self.name!r} has no classifier: it was not loaded from weights with fc.weight")
-        return self.features(images) @ self.params["fc"]["kernel"] + self.params["fc"]["bias"]
-
-
-@jax.jit
-def _features(probe: Probe, images: Array) -> Array:
-    features = probe.net.apply(probe.variables, images)
-    assert isinstance(features, jax.Array)  # not a tuple: no collection is mutable
-    return features
-
-
-def random_params(key: PRNGKeyArray, net: ResNet) -> dict[str, Any]:
-    """Random parameters: He-normal (fan-out) convolutions, batch-norm scale 1 and bias 0, calibrated statistics.
-
-    With mean 0 and variance 1 in every batch norm nothing would be normalised: each residual block would add its
-    variance to its input's, so activations would grow by a factor of 2^(blocks/2) through the network (256 in a
-    ResNet-50), logits would saturate and the Fisher would be that of the last blocks alone. Training's running
-    statistics prevent that, so a random probe gets its own from one batch of 16 noise images, which has nothing
-    of any benchmark in it. The noise has equal power at every octave, roughly like photographs; white noise has
-    nearly all its power where a stem averages it away.
-    """
-    weights, noise = jax.random.split(key)
-    images = _octave_noise(noise, images=16, size=64)
-    shapes = jax.eval_shape(net.init, weights, images)
-    kernels = [layer.kernel**2 * layer.inputs * layer.filters for layer in layers(net)]
-    # One draw for all kernels: on a CPU each draw inside a jitted init costs a second of compile time.
-    drawn = jnp.split(jax.random.normal(weights, (sum(kernels),)), np.cumsum(kernels)[:-1])
-    params = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes["params"])
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, params
-    )
-    for layer, values in zip(layers(net), drawn, strict=True):
-        shape = (layer.kernel, layer.kernel, layer.inputs, layer.filters)
-        std = (2.0 / (layer.kernel**2 * layer.filters)) ** 0.5
-        at(params, layer.conv)["kernel"] = std * values.reshape(shape)
-    return {"params": params, "batch_stats": _calibrate(net, params, shapes["batch_stats"], images)}
-
-
 def at(tree: Mapping[str, Any], module: str) -> Any:
     """The part of a collection that belongs to a module, by torchvision's name for it."""
     for step in module.split("."):
         tree = tree[step]
     return tree
-
-
-@partial(jax.jit, static_argnames=("net",))
-def _apply_calibrating(net: ResNet, params: Any, stats: Any, images: Array) -> Any:
-    return net.apply({"params": params, "batch_stats": stats}, images, mutable=["batch_stats"])[1]["batch_stats"]
-
-
-def _calibrate(net: ResNet, params: Any, shapes: Any, images: Array) -> Any:
-    stats = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
-    return _apply_calibrating(net, params, stats, images)
-
-
-def _octave_noise(key: PRNGKeyArray, images: int, size: int) -> Float[Array, "images size size 3"]:
-    """Noise of mean 0 and variance 1 with equal power at every octave: coarse grids, repeated to full size."""
-    grids = [2**n for n in range(1, size.bit_length())]
-    drawn = jax.random.normal(key, (images, sum(n * n for n in grids), 3))
-    noise = jnp.zeros((images, size, size, 3))
-    start = 0
-    for n in grids:
-        grid = drawn[:, start : start + n * n].reshape(images, n, n, 3)
-        noise = noise + grid.repeat(size // n, 1).repeat(size // n, 2)
-        start += n * n
-    return noise / len(grids) ** 0.5
 
 
 def _conv(layer: Layer, name: str) -> Conv:

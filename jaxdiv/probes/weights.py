@@ -1,20 +1,18 @@
-"""Probes by name: random with a seed, or from a file of torchvision's or timm's weights (the names are the same)."""
+"""Files of weights: read without running them, checked against an architecture, and torchvision's downloaded."""
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxdiv.download import cache_folder, fetch
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError
 from jaxdiv.nets.torch_file import read_state_dict
-from jaxdiv.probes.resnet import ARCHITECTURES, Probe, ResNet, feature_count, layers, random_params
 
 IMAGENET = "imagenet"
 # torchvision's IMAGENET1K_V1 files; a name ends with the first 8 digits of its sha256.
@@ -24,43 +22,7 @@ _IMAGENET_FILES = {
     "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
 }
-_KINDS = "a .safetensors or .pth file with torchvision's parameter names"
-
-# torchvision's leaf name -> our collection and leaf name.
-_CONV = {"weight": ("params", "kernel")}
-_NORM = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
-
-
-def load_probe(
-    name: str,
-    weights: str | Path | None = None,
-    seed: int = 0,
-    progress: Callable[[float], None] | None = None,
-) -> Probe:
-    """The probe `name`, one of `resnet18`, `resnet34`, `resnet50`, `resnet50_v1`, `resnet10_narrow`.
-
-    Args:
-        name: the architecture.
-        weights: a `.safetensors` or `.pth` file with torchvision's or timm's names and shapes (any float type; computed
-            in float32); `"imagenet"` for torchvision's, downloaded once into `download.cache_folder()`; or None for
-            random parameters, calibrated as `resnet.random_params` says.
-        seed: of the random parameters; unused with `weights`.
-        progress: called with the downloaded share, 0..1; None: a bar in a terminal or a notebook.
-
-    Raises InputError for an unknown name, and for a file that is missing, broken or of another architecture.
-    """
-    if name not in ARCHITECTURES:
-        raise unknown("probe", name, ARCHITECTURES)
-    net = ARCHITECTURES[name]
-    if weights is None:
-        return Probe(name, net, random_params(jax.random.key(seed), net))
-    path = imagenet_file(name, progress) if str(weights) == IMAGENET else Path(weights)
-    return Probe(name, net, from_torchvision(net, read_tensors(path), str(path)))
+_KINDS = "a .safetensors or .pth file with torchvision's or timm's parameter names"
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -114,49 +76,19 @@ def imagenet_file(name: str, progress: Callable[[float], None] | None = None) ->
     return file
 
 
-def from_torchvision(net: ResNet, tensors: dict[str, np.ndarray], source: str = "weights") -> dict[str, Any]:
-    """torchvision's tensors (OIHW kernels) -> `Probe.params`, with the classifier `fc` where it is there.
-
-    Raises InputError that names what is missing, of another shape or not finite.
-    """
-    wanted: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = []
-    for layer in layers(net):
-        kernel = (layer.filters, layer.inputs, layer.kernel, layer.kernel)
-        for module, table, shape in ((layer.conv, _CONV, kernel), (layer.norm, _NORM, (layer.filters,))):
-            for leaf, (collection, ours) in table.items():
-                wanted.append((f"{module}.{leaf}", (collection, *module.split("."), ours), shape))
-    missing = [name for name, _, _ in wanted if name not in tensors]
+def check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raise InputError, which names them, where tensors are missing, of another shape than `shapes` or not finite."""
+    missing = [name for name in shapes if name not in tensors]
     if missing:
-        raise InputError(f"{source}: {len(missing)} parameters are missing: {_some(missing)}")
-    wrong = [f"{n} is {tensors[n].shape}, not {shape}" for n, _, shape in wanted if tensors[n].shape != shape]
+        raise InputError(f"{source}: {len(missing)} parameters are missing: {some(missing)}")
+    wrong = [f"{n} is {tensors[n].shape}, not {shape}" for n, shape in shapes.items() if tensors[n].shape != shape]
     if wrong:
-        raise InputError(f"{source}: another architecture? {len(wrong)} shapes differ: {_some(wrong)}")
-    broken = [name for name, _, _ in wanted if not np.isfinite(tensors[name]).all()]
+        raise InputError(f"{source}: another architecture? {len(wrong)} shapes differ: {some(wrong)}")
+    broken = [name for name in shapes if not np.isfinite(tensors[name]).all()]
     if broken:
-        raise InputError(f"{source}: NaN or infinity in {_some(broken)}")
-    params: dict[str, Any] = {}
-    for name, path, _ in wanted:
-        value = tensors[name]
-        _put(params, path, value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
-    if "fc.weight" in tensors:
-        params["fc"] = _classifier(net, tensors, source)
-    return jax.tree.map(jnp.asarray, params)
+        raise InputError(f"{source}: NaN or infinity in {some(broken)}")
 
 
-def _classifier(net: ResNet, tensors: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    kernel = tensors["fc.weight"]
-    bias = tensors.get("fc.bias", np.zeros(kernel.shape[0], np.float32))
-    if kernel.shape != (len(bias), feature_count(net)):
-        shapes = f"fc.weight is {kernel.shape} and fc.bias {bias.shape}"
-        raise InputError(f"{source}: {shapes}, not (classes, {feature_count(net)}) and (classes,)")
-    return {"kernel": kernel.T, "bias": bias}
-
-
-def _put(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:
-    for step in path[:-1]:
-        tree = tree.setdefault(step, {})
-    tree[path[-1]] = value
-
-
-def _some(items: list[str], most: int = 3) -> str:
+def some(items: list[str], most: int = 3) -> str:
+    """The first few, and how many more."""
     return ", ".join(items[:most]) + (f", and {len(items) - most} more" if len(items) > most else "")

@@ -29,7 +29,8 @@ from jaxdiv.methods.base import Method, make_method
 from jaxdiv.methods.checkpointing import load_params
 from jaxdiv.methods.parallel import make_mesh
 from jaxdiv.nets.network import make_network
-from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file, load_probe
+from jaxdiv.probes.registry import load_probe
+from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file
 from jaxdiv.report import report, survey
 from jaxdiv.report.curves import Curve, read_curve, write_curves
 from jaxdiv.stats.analysis import STATISTICS, analyse
@@ -47,7 +48,7 @@ from jaxdiv.study.settings import (
 from jaxdiv.study.units import Report, Result, Unit, needed, provenance
 from jaxdiv.task2vec import fisher
 from jaxdiv.task2vec.coefficient import complexity, diversity, noise_floor, pairwise_distances
-from jaxdiv.task2vec.embedding import embed_benchmark
+from jaxdiv.task2vec.embed import embed_benchmark
 
 
 def _key(seed: int, *purpose: Any) -> jax.Array:
@@ -260,7 +261,7 @@ class Maker:
             purpose = "diversity/subset" if self.controlled else unit.name
             keys = jnp.stack([_key(self.config.seed, purpose, number) for number in range(probe.tasks)])
             # Where the estimator or the head draws, the first few are embedded once more: its noise floor.
-            floor = min(probe.floor_tasks, probe.tasks) if fisher.draws(probe.estimator, probe.head) else 0
+            floor = min(probe.floor_tasks, probe.tasks) if fisher.is_stochastic(probe.estimator, probe.head) else 0
 
             def embed(tasks: int, before: int = 0) -> np.ndarray:
                 return embed_benchmark(

@@ -16,11 +16,12 @@ from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
 from jaxdiv.methods.registry import METHODS, sections
 from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
-from jaxdiv.probes.resnet import ARCHITECTURES
+from jaxdiv.probes.registry import PROBES, check_pixels
 from jaxdiv.probes.weights import IMAGENET
 from jaxdiv.stats.controls import LEVELS
 from jaxdiv.task2vec import fisher
 from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
+from jaxdiv.task2vec.head import HEADS
 
 STAGES = ("prepare", "select", "diversity", "train", "evaluate", "correlate", "report")
 TEST_SETS = ("own", "fixed")
@@ -122,9 +123,9 @@ def check(config: ConfigDict) -> None:
     for kind, name, valid in (
         *(("method", method, METHODS) for method in config.methods),
         *(("test set", name, TEST_SETS) for name in config.evaluation.test_sets),
-        ("probe", config.probe.name, ARCHITECTURES),
+        ("probe", config.probe.name, PROBES),
         ("estimator", config.probe.estimator, fisher.ESTIMATORS),
-        ("head", config.probe.head, fisher.HEADS),
+        ("head", config.probe.head, HEADS),
         ("distance", config.probe.distance, DISTANCES),
         ("interval", config.probe.interval, INTERVALS),
         ("network", config.learner.net, NETS),
@@ -176,6 +177,8 @@ def check(config: ConfigDict) -> None:
         value = (config[section] if section else config)[name]
         if value < least:
             raise InputError(f"--config.{path} is {value}: it must be at least {least}")
+    with in_flags(pixels="--config.probe.pixels"):
+        check_pixels(config.probe.name, config.probe.pixels)
     if config.training.patience and not config.training.validate_every:
         raise InputError("--config.training.patience counts validations: set --config.training.validate_every too")
 

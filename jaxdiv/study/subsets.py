@@ -14,9 +14,9 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxdiv.data.episodes import ImageTable, read_images, sample_batch, take
 from jaxdiv.errors import InputError, at_least
-from jaxdiv.probes.resnet import Probe
+from jaxdiv.probes.base import Probe
 from jaxdiv.stats.controls import LEVELS
-from jaxdiv.task2vec.embedding import embed_tasks
+from jaxdiv.task2vec.embed import embed_tasks
 
 _STARTS = 6  # random starts of one search
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdiv.nets.logistic import Head
-from jaxdiv.probes.resnet import Probe, Weights, at, layers
+from jaxdiv.probes.base import Batch, Probe, size
 
 # The reference's loader (protocol of aws-cv-task2vec with its defaults): 10,000 draws in batches of 64, none left over.
 _BATCH, _BATCHES = 64, 156
@@ -22,16 +22,11 @@ _HEAD_EPOCHS, _HEAD_RATE, _HEAD_DECAY = 10, 4e-4, 1e-4
 
 
 @jax.jit
-def features(probe: Probe, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+def features(probe: Probe, batch: Batch) -> Float[Array, "examples d"]:
     """Features as the reference caches them: batches of 64 in order, batch norm on each one's own statistics."""
-    parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
-    return jnp.concatenate([_features(probe, probe.params["params"], part) for part in parts])
-
-
-def _features(probe: Probe, params: dict, images: Array, weights: Weights = None) -> Array:
-    variables = {"params": params, "batch_stats": probe.params["batch_stats"]}
-    # A mutable `batch_stats` makes every norm use the statistics of this batch.
-    return probe.net.apply(variables, images, weights, mutable=["batch_stats"])[0]
+    starts = range(0, size(batch), _BATCH)
+    parts = [jax.tree.map(lambda leaf, start=start: leaf[start : start + _BATCH], batch) for start in starts]
+    return jnp.concatenate([probe.training_features(probe.weights, part) for part in parts])
 
 
 @partial(jax.jit, static_argnames=("ways",))
@@ -64,40 +59,37 @@ def balanced_rows(key: PRNGKeyArray, labels: Int[Array, " images"], ways: int) -
 
 
 @jax.jit
-def fisher(probe: Probe, images: Array, head: Head, key: PRNGKeyArray) -> Float[Array, " filters"]:
-    """Like the Fisher diagonal per filter, over 64: the squared gradient of a batch's *mean* cross-entropy.
+def fisher(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray) -> Float[Array, " entries"]:
+    """Like the Fisher diagonal per entry, over 64: the squared gradient of a batch's *mean* cross-entropy.
 
-    156 batches of 64 images drawn with replacement (every image alike: the classes of a task are of one size), batch
-    norm on each batch's own statistics, labels drawn from the model. An image drawn several times is computed once
+    156 batches of 64 examples drawn with replacement (all alike: the classes of a task are of one size), batch norm
+    on each batch's own statistics, labels drawn from the model. An example drawn several times is computed once
     and counts as often in the statistics; each of its copies has its own label.
     """
+    examples, dtype = size(batch), head.kernel.dtype
 
-    def loss(params: dict, rows: Array, key: PRNGKeyArray, capacity: int) -> Array:
-        # Filled up with the first image, which then counts for nothing.
+    def loss(weights: PyTree, rows: Array, key: PRNGKeyArray, capacity: int) -> Array:
+        # Filled up with the first example, which then counts for nothing.
         distinct, copies = jnp.unique(rows, size=capacity, fill_value=0, return_inverse=True)
-        found = _features(probe, params, images[distinct], jnp.bincount(copies, length=capacity).astype(images.dtype))
+        counts = jnp.bincount(copies, length=capacity).astype(dtype)
+        found = probe.training_features(weights, jax.tree.map(lambda leaf: leaf[distinct], batch), counts)
         logits = jnp.matmul(found, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
         drawn = lax.stop_gradient(jax.random.categorical(key, logits[copies]))
         return optax.softmax_cross_entropy_with_integer_labels(logits[copies], drawn).mean()
 
     def squares(capacity: int, rows: Array, key: PRNGKeyArray) -> Array:
-        gradient = jax.grad(loss)(probe.params["params"], rows, key, capacity)
-        found = []
-        for layer in layers(probe.net):
-            found.append((at(gradient, layer.conv)["kernel"] ** 2).mean((0, 1, 2)))
-            found.append(at(gradient, layer.norm)["scale"] ** 2)
-        return jnp.concatenate(found)
+        return probe.mean_squares(jax.grad(loss)(probe.weights, rows, key, capacity))
 
     def draw(key: PRNGKeyArray) -> tuple[Array, PRNGKeyArray, Array]:
         for_rows, for_labels = jax.random.split(key)
-        rows = jax.random.randint(for_rows, (_BATCH,), 0, len(images))
-        return rows, for_labels, (jnp.bincount(rows, length=len(images)) > 0).sum()
+        rows = jax.random.randint(for_rows, (_BATCH,), 0, examples)
+        return rows, for_labels, (jnp.bincount(rows, length=examples) > 0).sum()
 
     rows, for_labels, distinct = jax.vmap(draw)(jax.random.split(key, _BATCHES))
-    usual, most = usually_distinct(len(images)), min(_BATCH, len(images))
+    usual, most = usually_distinct(examples), min(_BATCH, examples)
     # Two loops over the batches in order of size: XLA's conditional in one loop took half as long again.
     order, fitting = jnp.argsort(distinct), (distinct <= usual).sum()
-    total = jnp.zeros((probe.filters,), images.dtype)
+    total = jnp.zeros(len(probe.layer_names), dtype)
     for capacity, start, stop in ((usual, 0, fitting), (most, fitting, _BATCHES)):
         add = lambda i, total, n=capacity: total + squares(n, rows[order[i]], for_labels[order[i]])
         if capacity == usual or usual < most:

@@ -1,17 +1,14 @@
 """PyTorch's files read without PyTorch, against files that PyTorch 2.13 wrote, and files that try to run something."""
 
 import base64
-import io
 import os
 import pickle
 import struct
-import sys
-import types
-import zipfile
 import zlib
 
 import numpy as np
 import pytest
+from torch_files import Tensor, pickled_with_torch, zipped
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.torch_file import read_state_dict
@@ -93,15 +90,6 @@ class Runs:
         return os.mkdir, (str(self.marker),)
 
 
-def zipped(pickled, storages=()):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("net/data.pkl", pickled)
-        for key, content in storages:
-            archive.writestr(f"net/data/{key}", content)
-    return out.getvalue()
-
-
 @pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
 def test_a_foreign_object_is_refused_and_not_run(tmp_path, kind):
     marker = tmp_path / "it-ran"
@@ -116,41 +104,6 @@ def test_a_foreign_object_is_refused_and_not_run(tmp_path, kind):
         assert marker.exists()
 
 
-def pickled_with_torch(value):
-    """`value` pickled as torch.save would: `Tensor`s below become calls of torch's own functions."""
-    functions = types.ModuleType("torch._utils")
-    torch = types.ModuleType("torch")
-
-    def rebuild(*_):
-        raise AssertionError("only its name is pickled")
-
-    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    functions._rebuild_tensor_v2 = rebuild
-    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, item):
-            is_storage = isinstance(item, tuple) and len(item) == 2 and item[0] == "storage"
-            return ("storage", torch.FloatStorage, "0", "cpu", item[1]) if is_storage else None
-
-        def reducer_override(self, item):
-            if isinstance(item, Tensor):
-                return rebuild, (("storage", item.numel), item.offset, item.shape, item.strides, False, None)
-            return NotImplemented
-
-    out = io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torch", torch)
-        patch.setitem(sys.modules, "torch._utils", functions)
-        Pickler(out, protocol=2).dump(value)
-    return out.getvalue()
-
-
-class Tensor:
-    def __init__(self, shape, strides, numel=6, offset=0):
-        self.shape, self.strides, self.numel, self.offset = shape, strides, numel, offset
-
-
 SIX = struct.pack("<6f", *range(6))
 
 
@@ -158,6 +111,11 @@ def test_a_file_made_here_reads_as_torchs(tmp_path):
     content = zipped(pickled_with_torch({"w": Tensor((2, 3), (3, 1))}), [("0", SIX)])
     found = read_state_dict(write(tmp_path / "net.pth", content))
     np.testing.assert_array_equal(found["w"], np.arange(6.0).reshape(2, 3))
+
+
+def test_a_state_dict_that_is_all_of_a_checkpoint_is_found_in_it(tmp_path):
+    content = zipped(pickled_with_torch({"model": {"w": Tensor((6,), (1,))}}), [("0", SIX)])
+    np.testing.assert_array_equal(read_state_dict(write(tmp_path / "net.pth", content))["w"], np.arange(6.0))
 
 
 @pytest.mark.parametrize(

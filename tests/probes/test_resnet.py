@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from jaxdiv.errors import InputError
-from jaxdiv.probes.resnet import ARCHITECTURES, Probe, ResNet, layers
-from jaxdiv.probes.weights import from_torchvision, load_probe
+from jaxdiv.probes.registry import load_probe
+from jaxdiv.probes.resnet import NETS, ResNet, layers
+from jaxdiv.probes.resnet_probe import ResNetProbe, from_torchvision
 
-NETS = {  # every branch of the architecture at small widths; odd sizes make padding and stride count
+BRANCHES = {  # every branch of the architecture at small widths; odd sizes make padding and stride count
     "basic blocks": (ResNet((2, 1), (4, 6)), (37, 30)),
     "basic blocks, small stem": (ResNet((1, 2), (4, 6), small_stem=True), (11, 8)),
     "bottlenecks": (ResNet((1, 2), (3, 5), bottleneck=True), (30, 37)),
@@ -111,13 +112,13 @@ def forward_in_numpy(tensors, images, stride_first, train=False):
     return features, features @ tensors["fc.weight"].T + tensors["fc.bias"]
 
 
-@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("case", BRANCHES)
 def test_features_and_logits_equal_torchvisions_architecture_in_numpy(case):
-    net, size = NETS[case]
+    net, size = BRANCHES[case]
     tensors = torchvision_tensors(net)
     images = np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)
     features, logits = forward_in_numpy(tensors, images, net.stride_first)
-    probe = Probe("probe", net, from_torchvision(net, tensors))
+    probe = ResNetProbe("probe", net, from_torchvision(net, tensors))
     np.testing.assert_allclose(probe.features(images), features, rtol=1e-4, atol=1e-5 * features.max())
     np.testing.assert_allclose(probe.logits(images), logits, rtol=1e-4, atol=1e-5 * np.abs(logits).max())
 
@@ -128,24 +129,24 @@ PROBES = ("resnet18", "resnet34", "resnet50")
 def logits_case(name):
     """Weights and images of the case that `make_torchvision_logits.py` gave to torchvision itself."""
     images = np.random.default_rng(1).normal(size=(2, 61, 70, 3)).astype(np.float32)
-    return torchvision_tensors(ARCHITECTURES[name], seed=3), images
+    return torchvision_tensors(NETS[name], seed=3), images
 
 
 @pytest.mark.parametrize("name", PROBES)
 def test_logits_equal_torchvisions_own(name):
     tensors, images = logits_case(name)
     expected = np.array(json.loads(Path(__file__).with_name("torchvision_logits.json").read_text())[name])
-    net = ARCHITECTURES[name]
-    found = np.asarray(Probe(name, net, from_torchvision(net, tensors)).logits(images))
+    net = NETS[name]
+    found = np.asarray(ResNetProbe(name, net, from_torchvision(net, tensors)).logits(images))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_parameters_of_resnet18_and_resnet50_number_torchvisions():
     count = lambda net: sum(n.inputs * n.filters * n.kernel**2 + 2 * n.filters for n in layers(net))
-    assert count(ARCHITECTURES["resnet18"]) + 513 * 1000 == 11_689_512
-    assert count(ARCHITECTURES["resnet34"]) + 513 * 1000 == 21_797_672
-    assert count(ARCHITECTURES["resnet50"]) + 2049 * 1000 == 25_557_032
-    assert count(ARCHITECTURES["resnet50_v1"]) + 2049 * 1000 == 25_557_032
+    assert count(NETS["resnet18"]) + 513 * 1000 == 11_689_512
+    assert count(NETS["resnet34"]) + 513 * 1000 == 21_797_672
+    assert count(NETS["resnet50"]) + 2049 * 1000 == 25_557_032
+    assert count(NETS["resnet50_v1"]) + 2049 * 1000 == 25_557_032
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 18)])
@@ -156,7 +157,7 @@ def test_max_pool_and_its_derivative_equal_laxs_where_values_tie(size):
     tensors["conv1.weight"][:, :, 3, 3] = np.eye(3)  # the stem picks pixels
     for leaf, value in (("weight", 1), ("running_var", 1 - 1e-5), ("bias", 1), ("running_mean", 0)):
         tensors[f"bn1.{leaf}"][:] = value
-    probe = Probe("probe", net, from_torchvision(net, tensors))
+    probe = ResNetProbe("probe", net, from_torchvision(net, tensors))
     images = np.random.default_rng(2).integers(0, 3, (2, *size, 3)).astype(np.float32)
 
     def laxs(images):
@@ -169,7 +170,7 @@ def test_max_pool_and_its_derivative_equal_laxs_where_values_tie(size):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-NARROW = ARCHITECTURES["resnet10_narrow"]
+NARROW = NETS["resnet10_narrow"]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -259,7 +260,7 @@ def test_unknown_probe_names_the_nearest():
 
 def test_probe_without_classifier_says_so():
     tensors = {n: v for n, v in torchvision_tensors(NARROW).items() if not n.startswith("fc")}
-    probe = Probe("narrow", NARROW, from_torchvision(NARROW, tensors))
+    probe = ResNetProbe("narrow", NARROW, from_torchvision(NARROW, tensors))
     with pytest.raises(InputError, match="no classifier"):
         probe.logits(np.zeros((1, 8, 8, 3), np.float32))
 
@@ -301,16 +302,16 @@ def test_real_resnet50_classifies_at_least_90_of_100_imagenet_images():
         images = np.stack([crop_224(io.BytesIO(tar.extractfile(member).read())) for member in files])
     assert len(truth) == 100
     # A net this large mostly runs: optimised, whatever XLA_FLAGS say.
-    logits = jax.jit(Probe.logits).lower(probe, images[:20]).compile({"xla_backend_optimization_level": 3})
+    logits = jax.jit(ResNetProbe.logits).lower(probe, images[:20]).compile({"xla_backend_optimization_level": 3})
     found = np.concatenate([logits(probe, images[i : i + 20]).argmax(1) for i in range(0, 100, 20)])
     assert (found == truth).sum() >= 90
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NETS)
 def test_a_probe_is_one_line_that_counts_its_parameters(name):
-    net = ARCHITECTURES[name]
+    net = NETS[name]
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    probe = Probe(name, net, shapes)
+    probe = ResNetProbe(name, net, shapes)
     millions = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
-    assert repr(probe) == f"Probe({name}, {probe.filters:,} filters, {millions:.1f} M parameters)"
+    assert repr(probe) == f"Probe({name}, {len(probe.layer_names):,} entries, {millions:.1f} M parameters)"
     assert str(probe) == repr(probe.replace(params={})) == repr(jax.tree.map(lambda leaf: 0, probe)) == repr(probe)

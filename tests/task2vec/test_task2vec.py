@@ -5,55 +5,24 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from precision import enable_x64
+from random_probe import CASES, WAYS, setting
 from scipy import stats
 from test_resnet import forward_in_numpy, torchvision_tensors
 
-from jaxdiv import load_benchmark, load_probe, sample_tasks
-from jaxdiv.data import benchmarks
+from jaxdiv import load_probe
 from jaxdiv.data.episodes import make_table
 from jaxdiv.errors import InputError
-from jaxdiv.probes.resnet import ARCHITECTURES, Probe, ResNet
-from jaxdiv.probes.weights import from_torchvision
-from jaxdiv.task2vec import aws, embedding, fisher
-from jaxdiv.task2vec.fisher import Head
-
-# Small maps with many filters take the Gram matrix of patches, large maps with few take each image's gradient.
-TINY = ResNet((1, 1), (4, 24), small_stem=True)
-CASES = {  # the net, an image's size, how many
-    "basic blocks": (TINY, (7, 5), 5),
-    "bottlenecks, max-pool": (ResNet((0, 1), (3, 8), bottleneck=True), (21, 15), 2),
-}
-WAYS = 3
-
-
-@functools.cache
-def setting(net, size, images):
-    """A random probe whose batch norms differ from filter to filter, images, and a head of middling confidence."""
-    rng = np.random.default_rng(1)
-    draw = {
-        "kernel": lambda shape: rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape),
-        "scale": lambda shape: rng.uniform(0.5, 1.5, shape),
-        "bias": lambda shape: rng.normal(0, 0.2, shape),
-        "mean": lambda shape: rng.normal(0, 0.2, shape),
-        "var": lambda shape: rng.uniform(0.5, 1.5, shape),
-    }
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *size, 3)))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: np.float32(draw[path[-1].key](leaf.shape)),
-        {collection: shapes[collection] for collection in ("params", "batch_stats")},
-    )
-    probe = Probe("probe", net, params)
-    pixels = rng.normal(size=(images, *size, 3)).astype(np.float32)
-    features = probe.features(pixels)
-    kernel = rng.normal(size=(features.shape[1], WAYS)) / np.sqrt((features**2).sum(1).mean())
-    return probe, pixels, Head(np.float32(kernel), np.float32(rng.normal(0, 0.3, WAYS)))
+from jaxdiv.nets.logistic import Head
+from jaxdiv.probes.resnet import NETS, ResNet
+from jaxdiv.probes.resnet_probe import ResNetProbe, from_torchvision
+from jaxdiv.task2vec import aws, embed, fisher
+from jaxdiv.task2vec.head import fit_head
 
 
 def fisher_by_single_gradients(probe, images, head):
@@ -82,7 +51,7 @@ def fisher_by_single_gradients(probe, images, head):
 
 def assert_equal_by_layer(found, expected, probe, tolerance):
     """Errors beside the largest entry of the same layer."""
-    assert found.shape == (probe.filters,)
+    assert found.shape == (len(probe.layer_names),)
     names = np.array(probe.layer_names)
     for name, values in expected.items():
         error = np.abs(found[names == name] - values).max() / np.abs(values).max()
@@ -102,7 +71,7 @@ def test_exact_equals_one_gradient_per_image_and_label(case):
 
 @functools.cache
 def draws(estimator, keys=300):
-    """The estimator's embeddings of one task by many keys -> each layer's sums over that of the exact embedding."""
+    """The estimator's embeddings of one task by many keys -> each layer's sums over that of the exact embed."""
     probe, images, head = setting(*CASES["basic blocks"])
     exact = np.asarray(fisher.exact(probe, images, head), np.float64)
     drawn = [
@@ -143,7 +112,7 @@ def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy_in_tra
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), from_torchvision(net, tensors))
         rng = np.random.default_rng(7)
         head = Head(jnp.asarray(rng.normal(size=(5, WAYS))), jnp.asarray(rng.normal(size=WAYS)))
-        probe = Probe("probe", net, params)
+        probe = ResNetProbe("probe", net, params)
         found = np.asarray(fisher.reference(probe, jnp.asarray(images, jnp.float64), head, key))
         batches = []  # the draws, as the estimator makes them
         for of_batch in jax.random.split(key, 2):
@@ -175,7 +144,7 @@ def test_reference_equals_a_batch_with_every_copy_whether_or_not_its_distinct_im
     net = ResNet((1,), (4,), small_stem=True)
     with enable_x64(True):
         params = from_torchvision(net, torchvision_tensors(net, seed=4))
-        probe = Probe("probe", net, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
+        probe = ResNetProbe("probe", net, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
         rng = np.random.default_rng(5)
         images = jnp.asarray(rng.normal(size=(80, 5, 4, 3)))
         head = Head(jnp.asarray(rng.normal(size=(4, WAYS))), jnp.asarray(rng.normal(size=WAYS)))
@@ -216,7 +185,7 @@ def test_references_features_are_of_64_images_each_on_their_own_statistics():
     tensors = torchvision_tensors(net, seed=4)
     images = np.random.default_rng(5).normal(size=(70, 6, 7, 3)).astype(np.float32)
     parts = [forward_in_numpy(tensors, part, False, train=True)[0] for part in (images[:64], images[64:])]
-    found = aws.features(Probe("probe", net, from_torchvision(net, tensors)), images)
+    found = aws.features(ResNetProbe("probe", net, from_torchvision(net, tensors)), images)
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3, atol=1e-4)
 
 
@@ -226,7 +195,7 @@ def test_adam_head_is_pytorchs_adam_written_out():
     labels = np.repeat(np.arange(WAYS), 4)
     features = (rng.normal(size=(12, 6)) + 2 * np.eye(6)[labels]).astype(np.float32)
     key = jax.random.key(9)
-    found = fisher.fit_head(features, labels, WAYS, "adam", key)
+    found = fit_head(features, labels, WAYS, "adam", key)
     initial, draws = jax.random.split(key)
     weights = np.asarray(jax.random.uniform(initial, (7, WAYS), minval=-(6**-0.5), maxval=6**-0.5), np.float64)
     first, second = np.zeros_like(weights), np.zeros_like(weights)
@@ -260,25 +229,26 @@ def some_tasks(count):
 def test_many_tasks_are_embedded_as_each_alone():
     probe, images, labels = some_tasks(2)
     key = jax.random.key(3)
-    together = embedding.embed_tasks(probe, images, labels, WAYS, "reference", key, head="adam")
+    together = embed.embed_tasks(probe, images, labels, WAYS, "reference", key, head="adam")
     for i in range(2):
         for_task = jax.random.fold_in(key, i)
-        alone = fisher.embed(probe, images[i], labels[i], WAYS, "reference", for_task, head="adam")
+        alone = embed.embed(probe, images[i], labels[i], WAYS, "reference", for_task, head="adam")
         np.testing.assert_allclose(together[i], alone, rtol=2e-3, atol=1e-4 * alone.max())
 
 
 def test_eight_devices_give_the_embeddings_of_one(tmp_path):
     script = """
 import jax, numpy as np
-from jaxdiv.task2vec import embedding
-from test_task2vec import WAYS, some_tasks
+from jaxdiv.task2vec import embed
+from random_probe import WAYS
+from test_task2vec import some_tasks
 assert jax.local_device_count() == 8
 probe, images, labels = some_tasks(11)
 key = jax.random.key(3)
 one = jax.make_mesh((1,), ("tasks",), devices=jax.devices()[:1])
-found = embedding.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
-alone = embedding.embed_tasks(probe, images, labels, WAYS, "rademacher", key, mesh=one)
-assert found.shape == alone.shape == (11, probe.filters)
+found = embed.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
+alone = embed.embed_tasks(probe, images, labels, WAYS, "rademacher", key, mesh=one)
+assert found.shape == alone.shape == (11, len(probe.layer_names))
 np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6 * alone.max())
 print("same")
 """
@@ -301,9 +271,9 @@ def test_exact_does_not_depend_on_chunk():
 def test_embedding_does_not_depend_on_chunk():
     probe, images, _ = setting(*CASES["basic blocks"])
     labels = np.arange(5) % WAYS
-    whole = fisher.embed(probe, images, labels, WAYS)
+    whole = embed.embed(probe, images, labels, WAYS)
     np.testing.assert_allclose(
-        fisher.embed(probe, images, labels, WAYS, chunk=2), whole, rtol=1e-3, atol=1e-5 * whole.max()
+        embed.embed(probe, images, labels, WAYS, chunk=2), whole, rtol=1e-3, atol=1e-5 * whole.max()
     )
 
 
@@ -323,12 +293,12 @@ def test_head_of_a_confident_classifier_gives_a_finite_fisher():
 
 @pytest.mark.parametrize(("name", "filters"), [("resnet18", 9_600), ("resnet34", 17_024), ("resnet50", 53_120)])
 def test_an_embedding_has_two_entries_for_each_convolution_filter(name, filters):
-    probe = Probe(name, ARCHITECTURES[name], {})
-    assert probe.filters == filters == len(probe.layer_names)
+    probe = ResNetProbe(name, NETS[name], {})
+    assert len(probe.layer_names) == filters
 
 
 def test_layer_names_of_resnet18_are_torchvisions_in_module_order():
-    probe = Probe("resnet18", ARCHITECTURES["resnet18"], {})
+    probe = ResNetProbe("resnet18", NETS["resnet18"], {})
     block = ["conv1", "bn1", "conv2", "bn2"]
     first = [*block, "downsample.0", "downsample.1"]
     expected = ["conv1", "bn1"]
@@ -340,7 +310,7 @@ def test_layer_names_of_resnet18_are_torchvisions_in_module_order():
 
 
 def test_layer_names_of_resnet50_are_torchvisions_in_module_order():
-    names = list(dict.fromkeys(Probe("resnet50", ARCHITECTURES["resnet50"], {}).layer_names))
+    names = list(dict.fromkeys(ResNetProbe("resnet50", NETS["resnet50"], {}).layer_names))
     block = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
     assert names[2:10] == [f"layer1.0.{n}" for n in [*block, "downsample.0", "downsample.1"]]
     assert names[10:16] == [f"layer1.1.{n}" for n in block]
@@ -354,10 +324,10 @@ def test_layer_names_of_resnet50_are_torchvisions_in_module_order():
         "no key": ({"estimator": "rademacher"}, "key"),
         "unknown head": ({"head": "adm"}, "did you mean 'adam'"),
         "no key for the head": ({"head": "adam"}, "head 'adam' draws at random"),
-        "NaN": ({"images": np.full((5, 7, 5, 3), np.nan, np.float32)}, "images: NaN"),
-        "bytes": ({"images": np.zeros((5, 7, 5, 3), np.uint8)}, "uint8"),
-        "one channel": ({"images": np.zeros((5, 7, 5, 1), np.float32)}, "(5, 7, 5, 1)"),
-        "no images": ({"images": np.zeros((0, 7, 5, 3), np.float32)}, "at least one image"),
+        "NaN": ({"batch": np.full((5, 7, 5, 3), np.nan, np.float32)}, "images: NaN"),
+        "bytes": ({"batch": np.zeros((5, 7, 5, 3), np.uint8)}, "uint8"),
+        "one channel": ({"batch": np.zeros((5, 7, 5, 1), np.float32)}, "(5, 7, 5, 1)"),
+        "no images": ({"batch": np.zeros((0, 7, 5, 3), np.float32)}, "at least one image"),
         "chunk": ({"chunk": 0}, "chunk"),
         "label too large": ({"labels": np.array([0, 1, 2, 3, 0])}, "0..2, not 0..3"),
         "label negative": ({"labels": np.array([0, 1, 2, -1, 0])}, "0..2, not -1..2"),
@@ -369,24 +339,24 @@ def test_layer_names_of_resnet50_are_torchvisions_in_module_order():
 )
 def test_unusable_input_is_named_in_one_line(changed, says):
     probe, images, _ = setting(*CASES["basic blocks"])
-    arguments = {"images": images, "labels": np.arange(5) % WAYS, "ways": WAYS, **changed}
+    arguments = {"batch": images, "labels": np.arange(5) % WAYS, "ways": WAYS, **changed}
     with pytest.raises(InputError) as caught:
-        fisher.embed(probe, **arguments)
+        embed.embed(probe, **arguments)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_tasks_of_unlike_shapes_are_named_in_one_line():
     probe, images, labels = some_tasks(2)
-    with pytest.raises(InputError, match=r"labels \[tasks, images\], not \(2, 6, 7, 5, 3\) and \(2, 5\)"):
-        embedding.embed_tasks(probe, images, labels[:, :5], WAYS)
+    with pytest.raises(InputError, match=r"labels \[tasks, examples\], not \(2, 6, 7, 5, 3\) and \(2, 5\)"):
+        embed.embed_tasks(probe, images, labels[:, :5], WAYS)
 
 
 def test_lists_do_as_well_as_arrays():
     probe, images, _ = setting(*CASES["basic blocks"])
     labels = np.arange(5) % WAYS
-    found = fisher.embed(probe, images.tolist(), labels.tolist(), WAYS)
-    np.testing.assert_array_equal(found, fisher.embed(probe, images, labels, WAYS))
+    found = embed.embed(probe, images.tolist(), labels.tolist(), WAYS)
+    np.testing.assert_array_equal(found, embed.embed(probe, images, labels, WAYS))
 
 
 @pytest.mark.parametrize(("kernel", "bias"), [((5, 3), (3,)), ((24, 3), (2,)), ((24, 1), (1,)), ((24,), (3,))], ids=str)
@@ -399,107 +369,14 @@ def test_a_head_that_does_not_fit_the_features_is_named(kernel, bias):
 
 def test_keys_that_are_not_one_a_task_are_an_error_and_the_older_kind_draws_alike():
     probe, images, labels = some_tasks(2)
-    embed = lambda key: embedding.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
-    np.testing.assert_array_equal(embed(jax.random.PRNGKey(3)), embed(jax.random.key(3)))
+    by = lambda key: embed.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
+    np.testing.assert_array_equal(by(jax.random.PRNGKey(3)), by(jax.random.key(3)))
     with pytest.raises(InputError, match=r"`key` has the shape \(3,\): give one key, or one for each of 2 tasks"):
-        embed(jax.random.split(jax.random.key(3), 3))
+        by(jax.random.split(jax.random.key(3), 3))
 
 
 @pytest.mark.parametrize("name", ["tasks", "ways", "shots", "queries"])
 def test_a_benchmark_embedded_in_tasks_of_no_size_is_an_error(name):
     table = make_table([np.zeros((20, 8, 8, 3), np.uint8)] * 5, list("abcde"), [0.5] * 3, [0.25] * 3)
     with pytest.raises(InputError, match=f"`{name}` is 0"):
-        embedding.embed_benchmark(load_probe("resnet10_narrow"), table, **{"tasks": 2, name: 0})
-
-
-@pytest.fixture
-def anew():
-    """As in a process that has not warned yet."""
-    fisher._warn_once.cache_clear()
-    yield
-    fisher._warn_once.cache_clear()
-
-
-def warned(call):
-    """The messages of the warnings that `call` gives."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        call()
-    return [str(warning.message) for warning in caught if warning.category is UserWarning]
-
-
-PUBLIC = {
-    "embed": lambda probe, images, labels, head: fisher.embed(probe, images, labels, WAYS),
-    "fisher": lambda probe, images, labels, head: fisher.fisher(probe, images, head),
-    "pooled_features": lambda probe, images, labels, head: fisher.pooled_features(probe, images),
-    "embed_tasks": lambda probe, images, labels, head: embedding.embed_tasks(probe, images[None], labels[None], WAYS),
-}
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_unnormalised_images_get_one_line_that_says_what_to_do_once_a_kind(anew, name):
-    probe, images, head = setting(*CASES["basic blocks"])
-    labels = np.arange(5) % WAYS
-    pixels = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.float32)
-    call = lambda given: warned(lambda: PUBLIC[name](probe, given, labels, head))
-    assert call(images) == []
-    (of_bytes,) = call(pixels)
-    assert "0..255" in of_bytes and "(images / 255 - mean) / std" in of_bytes and "\n" not in of_bytes
-    (of_shares,) = call(pixels / 255)
-    assert "0..1" in of_shares and "(images - mean) / std" in of_shares and "\n" not in of_shares
-    for text in (of_bytes, of_shares):  # the numbers that a user copies from it
-        mean, std = re.findall(r"\([\d.]+, [\d.]+, [\d.]+\)", text)
-        assert (mean, std) == (str(benchmarks._IMAGENET.mean), str(benchmarks._IMAGENET.std))
-    assert call(pixels) == call(pixels / 255) == []
-
-
-def test_a_warning_names_the_line_of_the_user(anew):
-    probe, images, head = setting(*CASES["basic blocks"])
-    with pytest.warns(UserWarning, match="0..255") as caught:
-        fisher.fisher(probe, 100 * abs(images), head)
-    assert caught[0].filename == __file__
-
-
-def test_nothing_is_looked_at_or_warned_of_inside_jit(anew):
-    probe, images, head = setting(*CASES["basic blocks"])
-    inside = jax.jit(lambda pixels: fisher.fisher(probe, pixels, head))
-    assert warned(lambda: inside(100 * abs(images))) == []
-
-
-def test_images_are_reduced_once_however_many_parts_look_at_them(anew, monkeypatch):
-    probe, images, _ = setting(*CASES["basic blocks"])
-    looks = []
-    one_look = fisher._extremes
-    monkeypatch.setattr(fisher, "_extremes", lambda given: looks.append(given.shape) or one_look(given))
-    fisher.embed(probe, images, np.arange(5) % WAYS, WAYS)
-    embedding.embed_tasks(probe, images[None], (np.arange(5) % WAYS)[None], WAYS)
-    assert looks == [(5, 7, 5, 3), (1, 5, 7, 5, 3)]
-
-
-def drawings(pixels, ink):
-    """White sheets with a dark stroke over `ink` of their height, as Omniglot's are stored."""
-    images = np.full((20, pixels, pixels, 1), 255, np.uint8)
-    images[:, : round(ink * pixels)] = 0
-    return images
-
-
-@pytest.mark.parametrize("base", [*benchmarks.BASE_SETS, benchmarks.OWN, "gauss-0.1", "gauss-1.6"])
-@pytest.mark.parametrize("alone", [True, False])
-def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
-    """Any photograph, with the mean and std of its data set: here noise over the whole range; drawings; generated."""
-    if base.startswith("gauss"):
-        table = load_benchmark(base, pixels=16)
-    else:
-        noise = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
-        gray = base in benchmarks.BASE_SETS and benchmarks.BASE_SETS[base].gray
-        look = benchmarks._look(base, alone)
-        table = make_table([drawings(16, 0.36) if gray else noise] * 5, list("abcde"), look.mean, look.std)
-    task = sample_tasks(jax.random.key(0), table, augment=True)
-    assert warned(lambda: fisher.check_images(task.query_images[0], None)) == []
-
-
-def test_omniglot_is_not_taken_for_unnormalised_even_at_the_smallest_size(anew, real, tmp_path):
-    """There strokes spread over most of the pixels."""
-    table = load_benchmark("omniglot", pixels=8, settings=benchmarks.DataSettings(str(real), str(tmp_path)))
-    for images in sample_tasks(jax.random.key(0), table, tasks=200).query_images:
-        assert warned(lambda images=images: fisher.check_images(images, None)) == []
+        embed.embed_benchmark(load_probe("resnet10_narrow"), table, **{"tasks": 2, name: 0})

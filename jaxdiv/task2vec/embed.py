@@ -1,4 +1,4 @@
-"""Many tasks with one probe: spread over devices, and straight from a benchmark."""
+"""Task2Vec embeddings: of one task, of many spread over devices, and of a benchmark's."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,9 +12,48 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiv.bar import bar
 from jaxdiv.data.episodes import ImageTable, check_tasks, sample_tasks
-from jaxdiv.errors import InputError, at_least
-from jaxdiv.probes.resnet import Probe
-from jaxdiv.task2vec.fisher import check_finite, check_labels, check_names, check_pixels, embed
+from jaxdiv.errors import InputError
+from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
+from jaxdiv.task2vec import aws
+from jaxdiv.task2vec.fisher import check_estimator, checked, features_in_chunks, finite_fisher
+from jaxdiv.task2vec.head import check_head_name, check_labels, fit_head
+
+
+def embed(
+    probe: Probe,
+    batch: Batch,
+    labels: Int[Array, " examples"],
+    ways: int,
+    estimator: str = "exact",
+    key: PRNGKeyArray | None = None,
+    chunk: int | None = None,
+    head: str = "converged",
+) -> Float[Array, " entries"]:
+    """The Task2Vec embedding of one task: features, head, Fisher.
+
+    For the study's own numbers: `estimator="reference", head="adam"` and the distance `task2vec`.
+
+    Args:
+        probe: from `load_probe` or `probe_from`.
+        batch: the task's examples, as `fisher`'s.
+        labels: 0..ways-1.
+        ways: the task's classes.
+        estimator: as `fisher`'s.
+        key: for an estimator or a head that draws.
+        chunk: as `fisher`'s.
+        head: as `fit_head`'s.
+
+    Raises:
+        InputError: as `fisher` and `fit_head`.
+    """
+    check_estimator(estimator, key)
+    check_head_name(head, key)
+    batch, labels = checked(probe, batch, chunk), jnp.asarray(labels)
+    check_labels(labels, size(batch), ways)
+    head_key, fisher_key = (None, None) if key is None else jax.random.split(key)
+    features = aws.features(probe, batch) if estimator == "reference" else features_in_chunks(probe, batch, chunk)
+    fitted = fit_head(features, labels, ways, head, head_key)
+    return finite_fisher(probe, batch, fitted, estimator, fisher_key, chunk)
 
 
 def embed_benchmark(
@@ -79,40 +118,51 @@ def _task_keys(key: PRNGKeyArray, tasks: int) -> PRNGKeyArray:
 
 def embed_tasks(
     probe: Probe,
-    images: Float[Array, "tasks images h w c"],
-    labels: Int[Array, "tasks images"],
+    batches: Batch,
+    labels: Int[Array, "tasks examples"],
     ways: int,
     estimator: str = "exact",
     key: PRNGKeyArray | None = None,
     chunk: int | None = None,
     head: str = "converged",
     mesh: Mesh | None = None,
-) -> Float[np.ndarray, "tasks filters"]:
+) -> Float[np.ndarray, "tasks entries"]:
     """`embed` of many tasks with one probe: one after the other on a device, side by side on several.
 
+    Memory is one task's chunk on each device, besides the batches.
+
     Args:
+        probe: as `embed`'s.
+        batches: the tasks' examples: as `embed`'s, with an axis of tasks before that of examples.
+        labels: of each task, 0..ways-1.
+        ways: the classes of each task.
+        estimator: as `embed`'s.
         key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
+        chunk: as `embed`'s.
+        head: as `embed`'s.
         mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
 
-    Memory is one task's chunk on each device, besides the images. Raises InputError and warns as `embed`.
+    Raises:
+        InputError: as `embed`.
     """
-    check_names(estimator, head, key)
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    if images.ndim != 5 or images.shape[-1] != 3 or images.size == 0 or labels.shape != images.shape[:2]:
-        shapes = f"{images.shape} and {labels.shape}"
-        raise InputError(f"tasks must be images [tasks, images, h, w, 3] and labels [tasks, images], not {shapes}")
-    check_pixels(images)
-    if chunk is not None:
-        at_least(1, chunk=chunk)
+    check_estimator(estimator, key)
+    check_head_name(head, key)
+    batches, labels = as_arrays(batches), jnp.asarray(labels)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(batches)]
+    if labels.ndim != 2 or labels.size == 0 or any(shape[:2] != labels.shape for shape in shapes):
+        found = f"{', '.join(map(str, shapes))} and {labels.shape}"
+        raise InputError(f"tasks must be batches [tasks, examples, ...] and labels [tasks, examples], not {found}")
+    tasks, examples = labels.shape
+    checked(probe, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches), chunk)
     for of_task in labels:
-        check_labels(of_task, images.shape[1], ways)
+        check_labels(of_task, examples, ways)
     mesh = mesh or jax.make_mesh((jax.local_device_count(),), ("tasks",), devices=jax.local_devices())
     # A task more than once rather than a short last device: every device has the same program.
-    rows = np.arange(-(-len(images) // mesh.size) * mesh.size) % len(images)
-    keys = None if key is None else _task_keys(key, len(images))[rows]
-    spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    tasks = jax.device_put((images[rows], labels[rows], keys), spread)
-    found = jax.device_get(_embed_spread(mesh, ways, estimator, head, chunk)(probe, *tasks))[: len(images)]
+    rows = np.arange(-(-tasks // mesh.size) * mesh.size) % tasks
+    keys = None if key is None else _task_keys(key, tasks)[rows]
+    over = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    spread = jax.device_put((jax.tree.map(lambda leaf: leaf[rows], batches), labels[rows], keys), over)
+    found = jax.device_get(_embed_spread(mesh, ways, estimator, head, chunk)(probe, *spread))[:tasks]
     check_finite(found, "the Fisher")
     return found
 
