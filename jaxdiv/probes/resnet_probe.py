@@ -105,7 +105,7 @@ class ResNetProbe:
             found.append(jnp.sum(slopes**2, (0, 1)))
         return jnp.concatenate(found)
 
-    def bytes_per_example(self, image: Float[Array, "1 h w c"], columns: int) -> int:
+    def bytes_per_example(self, image: jax.ShapeDtypeStruct, columns: int) -> int:
         """Of the activations and each column's cotangents."""
         collections = [TAPS, PERTURBATIONS]
         state = jax.eval_shape(lambda x: self.net.apply(self.variables, x, mutable=collections)[1], image)

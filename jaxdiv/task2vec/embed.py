@@ -70,17 +70,27 @@ def embed_benchmark(
     again: bool = False,
     augment: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Float[np.ndarray, "tasks filters"]:
+) -> Float[np.ndarray, "tasks entries"]:
     """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
 
+    Only as many tasks are in memory as there are devices.
+
     Args:
+        probe: of images, from `load_probe` or `probe_from`.
+        table: the benchmark, from `load_benchmark`.
+        tasks: how many.
+        ways: classes of a task.
+        shots: support images of each class.
+        queries: query images of each class.
+        estimator: as `embed`'s.
+        head: as `embed`'s.
         key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
-        again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
+        again: the same tasks, with other draws of the estimator and the head (`coefficient.noise_floor`).
         augment: with the train augmentation of the benchmark's data sets, as the reference measures.
         progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
 
-    Only as many tasks are in memory as there are devices. Raises InputError as `embed`, and where the benchmark has
-    too few classes or images.
+    Raises:
+        InputError: as `embed`, and where the benchmark has too few classes or images.
     """
     check_tasks("the benchmark", table, ways, shots, queries, tasks)
     keys = _task_keys(jax.random.key(0) if key is None else key, tasks)
