@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from jaxdiv.data.augment import Augmentation
 from jaxdiv.errors import InputError, at_least
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class ImageTable:
     """The images of one split, grouped by class.

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -68,11 +68,11 @@ class ResNetProbe:
     def check(self, images: Array) -> None:
         check_images(images)
 
-    def features(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+    def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """Pooled features of normalised images."""
         return _features(self, images)
 
-    def logits(self, images: Float[Array, "images h w c"]) -> Float[Array, "images classes"]:
+    def logits(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images classes"]:
         """The class scores of the weights' own classifier. Raises InputError where the probe has none."""
         if "fc" not in self.params:
             raise InputError(f"probe {self.name!r} has no classifier: it was not loaded from weights with fc.weight")

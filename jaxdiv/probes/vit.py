@@ -22,7 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -93,7 +93,7 @@ class ViTProbe:
     def check(self, images: Array) -> None:
         check_images(images, self.net.patch)
 
-    def features(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+    def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """The class token after the last norm, of normalised images whose sides are multiples of the patch's."""
         return _features(self, images)
 
