@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]'
     python bench/task2vec.py --pixels=84 --out=fisher.md
+    python bench/task2vec.py --probe=vit_small --pixels=224
 
 The sides alternate in one run; each row has its own process, and so its own peak memory. The median counts.
 The PyTorch side is in `torch_peers.py`: (a) the reference's procedure, (b) the ways to per-sample squared gradients.
@@ -22,6 +23,7 @@ import sides
 from absl import app, flags
 from sides import Failed, Worker
 
+PROBE = flags.DEFINE_enum("probe", "resnet18", ["resnet18", "vit_small"], "The network, with random weights.")
 PIXELS = flags.DEFINE_list("pixels", "84", "Image sizes, a comma between them.")
 IMAGES = flags.DEFINE_integer("images", 100, "Images of the task.", lower_bound=5)
 WAYS = flags.DEFINE_integer("ways", 5, "Classes of the task.", lower_bound=2)
@@ -105,34 +107,83 @@ def _jax_commands(estimator: str, job: Mapping[str, Any]) -> tuple[dict[str, Cal
     import jax
     import jax.numpy as jnp
 
-    from jaxdiv.probes.resnet import ARCHITECTURES, Probe
+    from jaxdiv import load_probe
     from jaxdiv.task2vec import fisher
+    from jaxdiv.task2vec.embed import embed
+    from jaxdiv.task2vec.head import fit_head
 
     if estimator not in fisher.ESTIMATORS:
         raise LookupError("not in jaxdiv.task2vec.fisher.ESTIMATORS")
     compiling = sides.jax_compiling()
-    probe = Probe("resnet18", ARCHITECTURES["resnet18"], jax.tree.map(jnp.asarray, job["params"]))
+    abstract = jax.eval_shape(lambda: load_probe(job["probe"]))
+    probe = abstract.replace(params=jax.tree.map(jnp.asarray, job["params"]))
     images, labels, ways = jnp.asarray(job["images"]), jnp.asarray(job["labels"]), job["ways"]
 
     def run(seed: int) -> tuple[np.ndarray, float]:
         kind = "adam" if estimator == "reference" else "converged"
-        found = fisher.embed(probe, images, labels, ways, estimator, jax.random.key(seed), head=kind)
+        found = embed(probe, images, labels, ways, estimator, jax.random.key(seed), head=kind)
         return np.asarray(found), 0.0
 
     def head() -> tuple[np.ndarray, np.ndarray]:
-        kernel, bias = fisher.fit_head(fisher.pooled_features(probe, images), labels, ways)
+        kernel, bias = fit_head(fisher.pooled_features(probe, images), labels, ways)
         return np.asarray(kernel), np.asarray(bias)
 
-    def fisher(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def of_head(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         return np.asarray(fisher.fisher(probe, images, head, estimator, jax.random.key(0)))
 
-    def fisher64(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def of_head64(head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         with jax.enable_x64(True):
             double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (job["params"], head))
-            exact = Probe("resnet18", ARCHITECTURES["resnet18"], double[0])
+            exact = abstract.replace(params=double[0])
             return np.asarray(fisher.fisher(exact, jnp.asarray(job["images"], jnp.float64), double[1]))
 
-    return {"run": run, "head": head, "fisher": fisher, "fisher64": fisher64, "compiling": compiling}, ""
+    return {"run": run, "head": head, "fisher": of_head, "fisher64": of_head64, "compiling": compiling}, ""
+
+
+class Layer(NamedTuple):
+    """A convolution, or a dense layer over tokens, as one image meets it."""
+
+    pixels: int  # of the output
+    inputs: int
+    filters: int
+    kernel: int = 1
+    stride: int = 1
+
+    @property
+    def macs(self) -> int:
+        return self.pixels * self.kernel**2 * self.inputs * self.filters
+
+
+def _of_resnet(probe: Any, pixels: int) -> tuple[dict[str, np.ndarray], list[Layer]]:
+    """torchvision's tensors, and the layers."""
+    import jax
+
+    from jaxdiv.probes.resnet import PERTURBATIONS, at, layers
+
+    params, tensors, found = probe.params, {}, []
+    one = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: probe.net.apply(probe.variables, x, mutable=[PERTURBATIONS])[1], one)
+    for layer in layers(probe.net):
+        norm, stats = at(params["params"], layer.norm), at(params["batch_stats"], layer.norm)
+        tensors[f"{layer.conv}.weight"] = at(params["params"], layer.conv)["kernel"].transpose(3, 2, 0, 1)
+        tensors |= {f"{layer.norm}.weight": norm["scale"], f"{layer.norm}.bias": norm["bias"]}
+        tensors |= {f"{layer.norm}.running_mean": stats["mean"], f"{layer.norm}.running_var": stats["var"]}
+        _, h, w, filters = at(shapes[PERTURBATIONS], layer.norm)["output"].shape
+        found.append(Layer(h * w, layer.inputs, filters, layer.kernel, layer.stride))
+    return tensors, found
+
+
+def _of_vit(probe: Any, pixels: int) -> tuple[dict[str, np.ndarray], list[Layer]]:
+    """timm's tensors, and the layers."""
+    net, params = probe.net, probe.params
+    tensors = {name: params[name] for name in ("cls_token", "pos_embed")}
+    for name in net.norms:
+        tensors |= {f"{name}.weight": params[name]["scale"], f"{name}.bias": params[name]["bias"]}
+    for name in net.dense:
+        tensors |= {f"{name}.weight": params[name]["kernel"].T, f"{name}.bias": params[name]["bias"]}
+    patches = params["patch_embed.proj"]["kernel"].reshape(net.patch, net.patch, 3, net.width)
+    tensors["patch_embed.proj.weight"] = patches.transpose(3, 2, 0, 1)
+    return tensors, [Layer(net.tokens(name, pixels, pixels), *size) for name, size in net.dense.items()]
 
 
 def task(pixels: int) -> tuple[dict[str, Any], dict[str, float]]:
@@ -141,46 +192,28 @@ def task(pixels: int) -> tuple[dict[str, Any], dict[str, float]]:
 
     from jaxdiv import load_probe
     from jaxdiv.data import synthetic
-    from jaxdiv.probes.resnet import PERTURBATIONS, at, layers
+    from jaxdiv.probes.gradients import multiply_adds
 
     ways, count = WAYS.value, IMAGES.value
-    probe = load_probe("resnet18", seed=SEED.value)
+    probe = load_probe(PROBE.value, seed=SEED.value)
     rendered, _ = synthetic.generate(jax.random.key(SEED.value), 0.5, ways, count // ways, pixels)
     images = rendered.reshape(count, pixels, pixels, 3).astype(np.float32) / 255
     images = (images - images.mean((0, 1, 2))) / images.std((0, 1, 2))
-    params = jax.tree.map(np.asarray, {name: probe.params[name] for name in ("params", "batch_stats")})
-    tensors = {}
-    for layer in layers(probe.net):
-        norm, stats = at(params["params"], layer.norm), at(params["batch_stats"], layer.norm)
-        tensors[f"{layer.conv}.weight"] = at(params["params"], layer.conv)["kernel"].transpose(3, 2, 0, 1).copy()
-        tensors |= {f"{layer.norm}.weight": norm["scale"], f"{layer.norm}.bias": norm["bias"]}
-        tensors |= {f"{layer.norm}.running_mean": stats["mean"], f"{layer.norm}.running_var": stats["var"]}
+    tensors, layers = (_of_resnet if PROBE.value == "resnet18" else _of_vit)(probe, pixels)
     job = {
+        "probe": PROBE.value,
         "images": images,
         "labels": np.repeat(np.arange(ways, dtype=np.int32), count // ways),
         "ways": ways,
         "threads": THREADS.value,
         "reference_batches": REFERENCE_BATCHES.value,
-        "params": params,
+        "params": jax.tree.map(np.asarray, probe.params),
         "tensors": {name: np.array(value) for name, value in tensors.items()},
     }
 
-    # Multiply-adds of the convolutions for one image: forward, of the stem alone, and of jaxdiv's squared norms.
-    one = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
-    shapes = jax.eval_shape(lambda x: probe.net.apply(probe.variables, x, mutable=[PERTURBATIONS])[1], one)
-    forward = stem = 0
-    squares = {1: 0, ways - 1: 0}
-    for layer in layers(probe.net):
-        _, h, w, filters = at(shapes[PERTURBATIONS], layer.norm)["output"].shape
-        area, taps = h * w, layer.kernel**2
-        macs = area * taps * layer.inputs * filters
-        forward += macs
-        stem = stem or macs
-        shared = layer.stride == 1 and layer.kernel > 1
-        for columns in squares:
-            # fisher._kernel_squares's choice, with the shifted sums of its Gram matrix counted as it weighs them.
-            gram = area**2 * (layer.inputs + 8 * taps if shared else layer.inputs * taps) + area**2 * filters * columns
-            squares[columns] += min(macs * columns, gram)
+    # Multiply-adds of the layers for one image: forward, of the first alone, and of jaxdiv's squared norms.
+    forward, stem = sum(layer.macs for layer in layers), layers[0].macs
+    squares = {columns: sum(_squares(layer, columns, multiply_adds) for layer in layers) for columns in (1, ways - 1)}
 
     def per_image(row: Row) -> int:
         backward = 2 * forward - stem  # inputs (not the image) and weights
@@ -196,6 +229,11 @@ def task(pixels: int) -> tuple[dict[str, Any], dict[str, float]]:
     return job, gflop | {row.name: reference for row in ROWS if row.kind == "reference"}
 
 
+def _squares(layer: Layer, columns: int, multiply_adds: Callable[..., tuple[int, int]]) -> int:
+    """Of the way that `kernel_squares` takes."""
+    return min(multiply_adds(layer.pixels, layer.inputs, layer.filters, columns, layer.kernel, layer.stride))
+
+
 def relative_error(found: np.ndarray, truth: np.ndarray, free_scale: bool = False) -> float:
     found = found.astype(np.float64)
     scale = found @ truth / (found @ found) if free_scale else 1.0
@@ -208,7 +246,7 @@ def measure(pixels: int, wanted: list[Row], say: Callable[[str], None]) -> bool:
     gemm = Worker(sides.nothing)
     rates = gemm.ask("gemm")
     gemm.close()
-    say(f"\n## {pixels} px, {IMAGES.value} images, {WAYS.value} ways, {THREADS.value} core(s)\n")
+    say(f"\n## {PROBE.value}, {pixels} px, {IMAGES.value} images, {WAYS.value} ways, {THREADS.value} core(s)\n")
     say(f"Float32 gemm: NumPy {rates[0]:.1f}, torch {rates[1]:.1f} GFLOP/s.")
     workers: dict[Row, Worker] = {}
     results: dict[Row, Result] = {}
@@ -323,14 +361,14 @@ def table(
 
 
 LEGEND = """\
-ResNet-18 with random weights. Medians of {repeats} round(s), the rows in turn. *(a) takes*, *best (b) takes*: how many
+Random weights. Medians of {repeats} round(s), the rows in turn. *(a) takes*, *best (b) takes*: how many
 times this row's seconds; with (b), `exact` is compared with `exact` and one backward pass (`rademacher`, `mc`) with
-the fastest of those. GFLOP/s: twice the multiply-adds that the row's convolutions have as direct sums; batch norm,
-head and padding do not count. jaxdiv needs fewer: 3x3 ones go by minimal filtering (up to 3.24 times fewer), and
-`reference` computes a batch's copies of an image once. *Of gemm*: of the faster gemm. Compile: tracing and compiling,
-not in the seconds. Peak MB: of the row's process, its libraries and compilation included. Error: of the embedding
-against jaxdiv's exact one, relative, L2, median of the rounds (each a new draw); of `reference`, whose F is 64 times
-smaller and whose batch norm uses the batch's statistics, after the best single scale."""
+the fastest of those. GFLOP/s: twice the multiply-adds that the row's convolutions or dense layers have as direct sums;
+norms, attention, head and padding do not count. jaxdiv needs fewer: 3x3 ones go by minimal filtering (up to 3.24 times
+fewer), and `reference` computes a batch's copies of an image once. *Of gemm*: of the faster gemm. Compile: tracing and
+compiling, not in the seconds. Peak MB: of the row's process, its libraries and compilation included. Error: of the
+embedding against jaxdiv's exact one, relative, L2, median of the rounds (each a new draw); of `reference`, whose F is
+64 times smaller and whose batch norm uses the batch's statistics, after the best single scale."""
 
 
 PACKAGES = ("numpy", "jax", "jaxlib", "flax", "torch", "backpack-for-pytorch")

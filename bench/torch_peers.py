@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch_vit import ViT
 
 BATCH, BATCHES, EPOCHS = 64, 156, 10  # the reference's
 
@@ -70,14 +71,16 @@ def commands(peer: str, estimator: str, job: Mapping[str, Any]) -> tuple[dict[st
     warnings.filterwarnings("ignore", "Full backward hook is firing")
     images = torch.from_numpy(job["images"].transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(job["labels"]).long()
-    model = ResNet18(job["ways"])
+    if job["probe"] == "vit_small" and peer == "BackPACK":
+        raise LookupError("it knows no attention")
+    model = ResNet18(job["ways"]) if job["probe"] == "resnet18" else ViT(classes=job["ways"])
     unknown = model.load_state_dict({k: torch.from_numpy(v) for k, v in job["tensors"].items()}, strict=False)
     assert not unknown.unexpected_keys and all("fc." in k or "num_b" in k for k in unknown.missing_keys), unknown
     if estimator == "reference":
         reference(model, images, labels, 1, 0)  # a first call of anything is slow
         return {"run": partial(reference, model, images, labels, job["reference_batches"])}, ""
     model.eval()
-    if peer == "loop":
+    if peer == "loop" and job["probe"] == "resnet18":
         model = model.to(memory_format=torch.channels_last)  # measured: up to a third faster here, not elsewhere
         images = images.to(memory_format=torch.channels_last)
     squares, set_head, chunks = PEERS[peer](model, estimator)
@@ -96,7 +99,7 @@ def commands(peer: str, estimator: str, job: Mapping[str, Any]) -> tuple[dict[st
     # First calls are slow: an optimiser's takes seconds. Then the fastest of several chunk sizes counts.
     best = 1
     fit_head(model.features(images[:25]).detach(), labels[:25], job["ways"])
-    blank = np.zeros((512, job["ways"]), np.float32), np.zeros(job["ways"], np.float32)
+    blank = np.zeros((model.fc.in_features, job["ways"]), np.float32), np.zeros(job["ways"], np.float32)
     few = min(max(chunks), len(images))
     fisher(blank, 1, count=1)
     seconds = {}
@@ -110,7 +113,7 @@ def commands(peer: str, estimator: str, job: Mapping[str, Any]) -> tuple[dict[st
     return {"run": run, "fisher": fisher}, f"{best} image{'s' * (best > 1)} at a time"
 
 
-def reference(model: ResNet18, images: Tensor, labels: Tensor, batches: int, seed: int) -> tuple[np.ndarray, float]:
+def reference(model: nn.Module, images: Tensor, labels: Tensor, batches: int, seed: int) -> tuple[np.ndarray, float]:
     """The group's procedure -> embedding, and the seconds that the batches left out of BATCHES would have taken."""
     torch.manual_seed(seed)
     balanced = (1 / labels.bincount().float())[labels]
@@ -175,7 +178,7 @@ def columns(probabilities: Tensor, estimator: str) -> Tensor:
     return (signs * found).sum(0, keepdim=True)
 
 
-def _func(model: ResNet18, estimator: str):
+def _func(model: nn.Module, estimator: str):
     """vmap over images of the vector-Jacobian products. Columns in a loop: a second vmap took 1.4 to 2 times longer."""
     weights = {name: p.detach() for name, p in _weights(model).items()}
     frozen = {n: t.detach() for n, t in [*model.named_parameters(), *model.named_buffers()] if n not in weights}
@@ -195,7 +198,7 @@ def _func(model: ResNet18, estimator: str):
     return squares, set_head, (1, 2, 4, 8)
 
 
-def _loop(model: ResNet18, estimator: str):
+def _loop(model: nn.Module, estimator: str):
     weights = list(_weights(model).values())
 
     def squares(part: Tensor) -> Tensor:
@@ -211,7 +214,7 @@ def _loop(model: ResNet18, estimator: str):
     return squares, partial(_set_head, model), (1,)
 
 
-def _backpack(model: ResNet18, estimator: str):
+def _backpack(model: nn.Module, estimator: str):
     from backpack import backpack, extend
     from backpack.extensions import DiagGGNExact, DiagGGNMC
 
@@ -239,7 +242,8 @@ PEERS = {"torch.func": _func, "loop": _loop, "BackPACK": _backpack}
 
 def _weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Those with an entry in the embedding, in its order."""
-    return {n: p for n, p in model.named_parameters() if n.endswith("weight") and not n.startswith("fc.")}
+    skipped = lambda name: name.startswith("fc.") or "norm" in name  # a transformer's layer norms; ResNets' are "bn"
+    return {n: p for n, p in model.named_parameters() if n.endswith("weight") and not skipped(n)}
 
 
 def _per_filter(squares: Tensor) -> Tensor:
@@ -250,7 +254,7 @@ def _squares(gradient: Tensor) -> Tensor:
     """As `_per_filter(gradient**2)`, which takes ten times longer than this one pass over a contiguous kernel."""
     if gradient.ndim == 1:
         return gradient**2
-    return torch.linalg.vector_norm(gradient, dim=(1, 2, 3)) ** 2 / gradient[0].numel()
+    return torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.ndim))) ** 2 / gradient[0].numel()
 
 
 def _set_head(model: Any, kernel: Tensor, bias: Tensor) -> None:

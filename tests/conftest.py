@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from jaxtyping import config, install_import_hook
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all that they start, inherit it
@@ -15,12 +16,23 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all that they st
 # As `keep_freed_memory` of this process, for the processes that tests start.
 os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
+# Every call of the package is held to the types and shapes of its signature, where an int is a float too (PEP 484).
+install_import_hook("jaxdiv", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
 LONGEST = ("test_study.py", "test_resume.py", "test_notebook.py", "test_maml_peers.py", "test_package.py")
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first: one of them at the end would leave the other cores idle."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture
+def unchecked():
+    """No check of the types: a wrong argument reaches the function itself, as a user's does."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxdiv.data.table import ImageTable, checked_rows, counted
 from jaxdiv.errors import InputError, at_least
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class Task:
     """One few-shot task, or a batch of them with a leading axis `tasks`. Images are normalised, labels 0..ways-1."""
@@ -93,7 +94,7 @@ def sample_batch(key: Array, table: ImageTable, size: int, augment: bool = False
     return _finish_batch(key, index, table.images[np.asarray(rows)], rows, augment)
 
 
-def prefetch(sample: Callable[[Array], Any], keys: Iterable[Array], depth: int = 2) -> Iterator[Any]:
+def prefetch(sample: Callable[[Array], Any], keys: Iterable[Any], depth: int = 2) -> Iterator[Any]:
     """`sample(key)` for each of `keys` in turn, up to `depth` of them made ahead by a thread: a table that stays on the
     host is then read while the device computes."""
     with ThreadPoolExecutor(1) as worker:

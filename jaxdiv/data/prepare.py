@@ -119,7 +119,7 @@ def _generate(spread, pixels, settings):
     # The spread enters the key, so that two generated benchmarks share no draw.
     key = jax.random.fold_in(jax.random.key(settings.seed), round(spread * 1e6))
     images, _ = synthetic.generate(key, spread, total, settings.images_per_class, pixels)
-    return list(images), [f"class {i}" for i in range(total)], np.repeat([0, 1, 2], settings.classes)
+    return list(images), [f"class {i}" for i in range(total)], np.repeat([0, 1, 2], settings.classes).tolist()
 
 
 def _read(base, pixels, settings, progress):

@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from jaxdiv.data.augment import Augmentation
 from jaxdiv.errors import InputError, at_least
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class ImageTable:
     """The images of one split, grouped by class.
@@ -168,7 +169,7 @@ def place(table: ImageTable, limit: int | None = None) -> ImageTable:
       limit: by default half of the device's memory, or of the machine's where the device is the CPU.
     """
     if limit is None:
-        device = jax.devices()[0].memory_stats() or {}
+        device = jax.local_devices()[0].memory_stats() or {}
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
         limit = device.get("bytes_limit", machine) // 2
     return replace(table, on_host=True) if table.images.nbytes > limit else jax.device_put(table)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 from scipy import stats
 
 from jaxdiv.data.episodes import Task
@@ -60,7 +60,7 @@ def mean_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple
 
 
 @partial(jax.jit, static_argnames="method")
-def _on_tasks(method: Method, params: PyTree, model_state: PyTree, batch: Task, keys: PRNGKeyArray) -> PyTree:
+def _on_tasks(method: Method, params: PyTree, model_state: PyTree, batch: Task, keys: Key[Array, " tasks"]) -> PyTree:
     def on_task(task: Task, key: PRNGKeyArray) -> tuple[Array, Array]:
         logits = method.adapt(params, model_state, task.support_images, task.support_labels, key)(task.query_images)
         return accuracy(logits, task.query_labels), cross_entropy(logits, task.query_labels)

@@ -23,7 +23,7 @@ from jaxdiv.methods.parallel import mean_over_tasks
 from jaxdiv.nets.network import BATCH_NORM, Network, update_running
 
 Apply = Callable[..., Array]  # params, batch -> logits; where keys are given, params, batch, key -> logits
-InnerLr = float | Mapping[str, Any]  # one learning rate, or one for each parameter that adapts
+InnerLr = float | Array | Mapping[str, Any]  # one learning rate, or one for each parameter that adapts
 # What the inner loop changes: the top-level names in the parameters; None: all of them.
 INNER_PARAMS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",)}
 GRAD_REDUCTIONS = ("mean", "sum")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.errors import InputError
@@ -19,7 +19,7 @@ def mean_over_tasks(
     loss: Callable[..., tuple[Array, Any]],
     params: PyTree,
     tasks: Task,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, " tasks"] | None,
     mesh: Mesh | None,
     vmap: bool | None = None,
 ) -> Any:
@@ -38,7 +38,7 @@ def mean_over_tasks(
     # On a CPU vmap would turn the tasks' adapted kernels into grouped convolutions, at half the speed of a loop.
     at_once = jax.default_backend() != "cpu" if vmap is None else vmap
 
-    def mean(params: PyTree, tasks: Task, keys: PRNGKeyArray | None) -> Any:
+    def mean(params: PyTree, tasks: Task, keys: Key[Array, " tasks"] | None) -> Any:
         each = lambda item: jax.value_and_grad(loss, has_aux=True)(params, *item)
         results = jax.vmap(each)((tasks, keys)) if at_once else lax.map(each, (tasks, keys))
         return jax.tree.map(lambda leaf: leaf.mean(0), results)

@@ -85,6 +85,6 @@ def _find(method: str) -> Entry | None:
 
 
 def family_label(name: str) -> str:
-    """A family's name as a reader sees it: that of its only method, or else the family's own, "MAML"."""
-    labels = [entry.label for entry in METHODS.values() if entry.family == name]
-    return labels[0] if len(labels) == 1 else name.upper()
+    """A family's name as a reader sees it: the label of its only method, or "MAML" of several; an unknown one's own."""
+    labels = [known.label for known in METHODS.values() if known.family == name]
+    return (labels[0] if len(labels) == 1 else name.upper()) if labels else name

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 _MAX_STEPS = 200
 
@@ -28,7 +28,7 @@ class _State(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("ways",))
-def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: float = 1.0) -> Head:
+def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: Float[ArrayLike, ""] = 1.0) -> Head:
     """Minimise ½‖W‖² + C · Σᵢ crossentropy(W, b; xᵢ, yᵢ), the bias unpenalised: scikit-learn's `LogisticRegression`.
 
     The optimum lies in the span of the centred features (centring moves only the bias), W = Xᵀα, so Newton's method

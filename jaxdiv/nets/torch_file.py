@@ -125,6 +125,8 @@ def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: An
 
 
 def _state_dict(loaded: Any) -> dict[str, _Tensor]:
+    if isinstance(loaded, dict) and len(loaded) == 1 and isinstance(inner := next(iter(loaded.values())), dict):
+        loaded = inner  # {"model": ...}, as DeiT's
     if not isinstance(loaded, dict):
         raise InputError(f"it holds a {type(loaded).__name__}, not a state dict (tensors by name)")
     for name, value in loaded.items():

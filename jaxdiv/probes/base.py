@@ -91,7 +91,7 @@ def description(probe: Probe, parameters: int) -> str:
     return f"Probe({probe.name}, {len(probe.layer_names):,} entries, {parameters / 1e6:.1f} M parameters)"
 
 
-def check_finite(values: Array, what: str) -> None:
+def check_finite(values: Array | np.ndarray, what: str) -> None:
     """Raise InputError where there is NaN or infinity; tracers pass: the caller of the outermost function checks."""
     if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
         raise InputError(f"{what}: NaN or infinity in {int((~np.isfinite(values)).sum())} of {values.size} numbers")

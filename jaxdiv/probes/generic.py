@@ -130,9 +130,8 @@ class NetworkProbe:
 
     def bytes_per_example(self, example: Batch, columns: int) -> int:
         """Of what the backward pass keeps, and each column's gradient."""
-        kept = jax.eval_shape(
-            lambda weights: jax.vjp(lambda w: self.training_features(w, example), weights), self.weights
-        )
+        backward = lambda weights, example: jax.vjp(lambda w: self.training_features(w, example), weights)
+        kept = jax.eval_shape(backward, self.weights, example)
         sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)]
         return sum(sizes) + columns * sum(w.size * w.dtype.itemsize for w in self.weights.values())
 

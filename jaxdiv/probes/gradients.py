@@ -95,7 +95,7 @@ def _shifted_gram(x: Float[Array, "images h w inputs"], kernel: int) -> Float[Ar
     return sum(shifted[1:], shifted[0]).reshape(images, h * w, h * w)
 
 
-def _windows(x: Array, kernel: int, stride: int, ho: int, wo: int) -> Float[Array, "images ho wo taps*inputs"]:
+def _windows(x: Array, kernel: int, stride: int, ho: int, wo: int) -> Float[Array, "images ho wo patch"]:
     """The input patches under each output pixel, zero beyond the border."""
     k, s, p = kernel, stride, kernel // 2
     if k == 1:

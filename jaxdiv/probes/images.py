@@ -65,6 +65,6 @@ def _extremes(images: Array) -> tuple[Array, Array, Array]:
 @cache  # Python's own memory of what it warned of is lost whenever somebody catches warnings, as NumPy and JAX do
 def _warn_once(kind: str) -> None:
     level = 1  # up to the first line that is not jaxdiv's: the user's
-    while sys._getframe(level).f_globals.get("__name__", "").startswith("jaxdiv."):
+    while sys._getframe(level).f_globals.get("__name__", "").startswith(("jaxdiv.", "jaxtyping.", "beartype.")):
         level += 1
     warnings.warn(_UNNORMALISED[kind], UserWarning, stacklevel=level + 1)

@@ -6,7 +6,7 @@ He et al. 2016, https://arxiv.org/abs/1512.03385.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Layer(NamedTuple):
         return self.kernel // 2
 
 
+@no_type_check  # its field `promote_dtype` is of a protocol that no check at run time can look into
 class Conv(nn.Conv):
     """Linen's convolution, which also leaves its input in the collection `taps`."""
 

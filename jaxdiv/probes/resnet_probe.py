@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -68,11 +68,11 @@ class ResNetProbe:
     def check(self, images: Array) -> None:
         check_images(images)
 
-    def features(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+    def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """Pooled features of normalised images."""
         return _features(self, images)
 
-    def logits(self, images: Float[Array, "images h w c"]) -> Float[Array, "images classes"]:
+    def logits(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images classes"]:
         """The class scores of the weights' own classifier.
 
         Raises:
@@ -109,7 +109,7 @@ class ResNetProbe:
             found.append(jnp.sum(slopes**2, (0, 1)))
         return jnp.concatenate(found)
 
-    def bytes_per_example(self, image: Float[Array, "1 h w c"], columns: int) -> int:
+    def bytes_per_example(self, image: jax.ShapeDtypeStruct, columns: int) -> int:
         """Of the activations and each column's cotangents."""
         collections = [TAPS, PERTURBATIONS]
         state = jax.eval_shape(lambda x: self.net.apply(self.variables, x, mutable=collections)[1], image)

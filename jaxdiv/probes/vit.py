@@ -22,7 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -93,7 +93,7 @@ class ViTProbe:
     def check(self, images: Array) -> None:
         check_images(images, self.net.patch)
 
-    def features(self, images: Float[Array, "images h w c"]) -> Float[Array, "images d"]:
+    def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """The class token after the last norm, of normalised images whose sides are multiples of the patch's."""
         return _features(self, images)
 
@@ -109,7 +109,7 @@ class ViTProbe:
         squares = {k: kernel_squares(inputs[k][:, None], cotangents[k][:, :, None]) for k in net.dense}
         return jnp.concatenate([squares[name] / fan_in for name, (fan_in, _) in net.dense.items()])
 
-    def bytes_per_example(self, image: Float[Array, "1 h w c"], columns: int) -> int:
+    def bytes_per_example(self, image: jax.ShapeDtypeStruct, columns: int) -> int:
         """Of the activations and the attention, and each column's cotangents of them."""
         _, h, w, _ = image.shape
         net = self.net
@@ -137,15 +137,15 @@ def forward(
     net: ViT,
     params: Params,
     images: Float[Array, "images h w c"],
-    added: Mapping[str, Float[Array, "images tokens units"]] | None = None,
-) -> tuple[Float[Array, "images d"], dict[str, Float[Array, "images tokens inputs"]]]:
-    """Images -> the class token's features, and each dense layer's input.
+    added: Mapping[str, Float[Array, "images _ _"]] | None = None,
+) -> tuple[Float[Array, "images d"], dict[str, Float[Array, "images _ _"]]]:
+    """Images -> the class token's features, and each dense layer's input [images, tokens, inputs].
 
     Args:
       net: the architecture.
       params: its parameters.
       images: normalised.
-      added: what is added to each dense layer's output: zeros, to differentiate by.
+      added: what is added to each dense layer's output [images, tokens, units]: zeros, to differentiate by.
     """
     inputs: dict[str, Array] = {}
 

@@ -14,7 +14,7 @@ def value_of(row: Any, key: str) -> Any:
 
 
 def record(row: Any) -> dict[str, Any]:
-    """A row of statistics as one line of a CSV: enums by their values, notes in words, what is a tuple listed."""
+    """A row as one line of a CSV: enums become their values, notes words, and tuples lists with commas."""
     if isinstance(row, Mapping):
         return dict(row)
     found = dataclasses.asdict(row)
@@ -25,18 +25,22 @@ def record(row: Any) -> dict[str, Any]:
 
 
 def words_column(heading: str, key: str) -> Column:
+    """A field as it is; empty where it is undefined."""
     return Column(heading, lambda row: "" if (value := value_of(row, key)) is None else str(value), number=False)
 
 
 def count_column(heading: str, key: str) -> Column:
+    """A whole number."""
     return Column(heading, lambda row: DASH if (value := plain(value_of(row, key))) is None else f"{value:g}")
 
 
 def value_column(heading: str, key: str, digits: int = 2, **more: Any) -> Column:
+    """A number, as `short` writes it."""
     return Column(heading, lambda row: short(value_of(row, key), digits), **more)
 
 
 def span_column(heading: str, key: str, low: str, high: str, digits: int = 2) -> Column:
+    """A number with its interval."""
     return Column(heading, lambda row: span(value_of(row, key), value_of(row, low), value_of(row, high), digits))
 
 
@@ -53,8 +57,10 @@ def between_column(heading: str, low: str, high: str, digits: int = 2) -> Column
 
 
 def p_column(heading: str, key: str) -> Column:
+    """A p-value."""
     return Column(heading, lambda row: p_cell(value_of(row, key)))
 
 
 def yes_column(heading: str, key: str) -> Column:
+    """ "yes" or "no"."""
     return Column(heading, lambda row: "yes" if value_of(row, key) else "no", number=False)

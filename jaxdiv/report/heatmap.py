@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
@@ -21,7 +22,7 @@ _FARNESS = "mean distance from the other tasks"
 
 def heat_map(
     ax: Any,
-    distances: Float[np.ndarray, "tasks tasks"],
+    distances: ArrayLike,
     *,
     distance: str = "task2vec_scale_free",
     limit: float | None = None,
@@ -31,7 +32,7 @@ def heat_map(
 
     Args:
       ax: the matplotlib axes to draw on.
-      distances: of `pairwise_distances`.
+      distances: of every two tasks, as `pairwise_distances` gives them: [tasks, tasks].
       distance: which one it is, a key of `DISTANCES`, for the colour bar's label and range.
       limit: the largest value of the colours, which start at 0. By default it is that of the distance's range, so that
         two heat maps compare; or the largest distance, where the range has no end.
@@ -43,11 +44,11 @@ def heat_map(
     Raises:
       InputError: `distances` is not a square of at least 2 tasks, or the distance is unknown.
     """
-    distances, high = _square(distances), _range_of(distance)
-    order = cluster_order(distances)
+    square, high = _square(distances), _range_of(distance)
+    order = cluster_order(square)
     if limit is None and np.isfinite(high):
         limit = high
-    image = ax.imshow(distances[np.ix_(order, order)], cmap="viridis", vmin=0, vmax=limit)
+    image = ax.imshow(square[np.ix_(order, order)], cmap="viridis", vmin=0, vmax=limit)
     ax.grid(visible=False)
     ax.locator_params(integer=True)
     ax.set(xlabel="task (clustered order)", ylabel="task (clustered order)")
@@ -58,7 +59,7 @@ def heat_map(
 
 def task_map(
     ax: Any,
-    distances: Float[np.ndarray, "tasks tasks"],
+    distances: ArrayLike,
     *,
     distance: str = "task2vec_scale_free",
     colorbar: bool = True,
@@ -70,7 +71,7 @@ def task_map(
 
     Args:
       ax: the matplotlib axes to draw on.
-      distances: of `pairwise_distances`.
+      distances: of every two tasks, as `pairwise_distances` gives them: [tasks, tasks].
       distance: which one it is, a key of `DISTANCES`, for the axes' names.
       colorbar: whether the figure gets a colour bar beside `ax`.
 
@@ -80,9 +81,9 @@ def task_map(
     Raises:
       InputError: `distances` is not a square of at least 2 tasks, or the distance is unknown.
     """
-    distances, _ = _square(distances), _range_of(distance)
-    at, share = classical_mds(distances)
-    others = distances.sum(1) / (len(distances) - 1)
+    square, _ = _square(distances), _range_of(distance)
+    at, share = classical_mds(square)
+    others = square.sum(1) / (len(square) - 1)
     points = ax.scatter(*at.T, c=others, cmap="viridis", s=26, edgecolors=INK, linewidths=0.4)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_title(f"a map of the tasks ({share:.0%} of squared distances)")
@@ -99,7 +100,7 @@ def _range_of(distance: str) -> float:
     return DISTANCES[distance].high
 
 
-def _square(distances: Any) -> np.ndarray:
+def _square(distances: ArrayLike) -> np.ndarray:
     found = np.asarray(distances, float)
     if found.ndim != 2 or found.shape[0] != found.shape[1] or len(found) < 2:
         raise InputError(

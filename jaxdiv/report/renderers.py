@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,10 +40,11 @@ class Table(NamedTuple):
     group: Callable[[Any], Any] = lambda row: None
 
 
-def grid(table: Table, width: float = math.inf) -> tuple[list[Column], list[list[str]]]:
-    """The columns that say something and fit `width` characters of terminal, and the text of every cell."""
+def grid(table: Table, width: int | None = None) -> tuple[list[Column], list[list[str]]]:
+    """The columns that say something and fit `width` characters of terminal (None: any), and the text of every cell."""
     texts = [[column.cell(row) for row in table.rows] for column in table.columns]
-    kept = [i for i, column in enumerate(table.columns) if column.least <= width and set(texts[i]) - {"", DASH}]
+    fits = [width is None or column.least <= width for column in table.columns]
+    kept = [i for i, fit in enumerate(fits) if fit and set(texts[i]) - {"", DASH}]
     kept = kept or list(range(min(2, len(table.columns))))
     return [table.columns[i] for i in kept], [[texts[i][r] for i in kept] for r in range(len(table.rows))]
 

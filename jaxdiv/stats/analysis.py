@@ -61,7 +61,7 @@ def analyse(
     diversity: Sequence[Mapping[str, Any]],
     tested: Sequence[Mapping[str, Any]],
     norms: Mapping[str, Float[np.ndarray, " tasks"]],
-    per_task: Mapping[tuple[str, str, str], Float[np.ndarray, " tasks"]],
+    per_task: Mapping[tuple[str, str, str], Float[np.ndarray, " test_tasks"]],
     shares: Mapping[str, Mapping[str, float]],
     controlled: bool = False,
 ) -> Analysis:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxdiv.stats.intervals import corrected, r_interval, reliability, spearman_interval, squared
@@ -93,7 +94,7 @@ class Correlation(Fit):
     true_high: float | None = None
 
 
-def fit(what: Mapping[str, Any], x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> Fit:
+def fit(what: Mapping[str, Any], x: ArrayLike, y: ArrayLike) -> Fit:
     """The fit of y on x. what: the row's method, metric and test_set."""
     found = r_squared(x, y)
     numbers = {"n": found.n, "r2": found.r2, "ci_low": found.low, "ci_high": found.high, "p_value": found.p_value}

@@ -1,10 +1,10 @@
 """The least-squares line through points: its R² with interval and test, and its confidence band."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxdiv.errors import InputError
@@ -56,7 +56,7 @@ def varies(values: np.ndarray) -> bool:
     return float(np.ptp(values)) > 1e-12 * float(np.abs(values).max())
 
 
-def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> RSquared:
+def r_squared(x: ArrayLike, y: ArrayLike) -> RSquared:
     """R² of the degree-1 fit y = slope·x + intercept, the squared Pearson correlation, with its interval and test.
 
     Args:
@@ -94,7 +94,7 @@ def r_squared(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) 
     return RSquared(n, r * r, *r2_interval(r, n), float(found.pvalue), slope, intercept, r, reason)
 
 
-def trend_band(x: Sequence[float], y: Sequence[float], at: Sequence[float] | np.ndarray) -> Band | None:
+def trend_band(x: ArrayLike, y: ArrayLike, at: ArrayLike) -> Band | None:
     """The least-squares line through (x, y) at the places `at`, with its pointwise 95% confidence band.
 
     The band is that of the line's mean, t(.975, n-2)·s·√(1/n + (at-x̄)²/Σ(x-x̄)²), undefined below 3 points.

@@ -14,13 +14,13 @@ def row_pearson(x: Float[np.ndarray, "*rows n"], y: Float[np.ndarray, "*rows n"]
     """Pearson's r of each row of x with the same row of y; no row may be constant."""
     dx, dy = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     r = (dx * dy).sum(-1) / np.sqrt((dx * dx).sum(-1) * (dy * dy).sum(-1))
-    return np.clip(r, -1, 1)  # rounding
+    return np.asarray(np.clip(r, -1, 1))  # rounding
 
 
 def row_slope(x: Float[np.ndarray, "*rows n"], y: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:
     """The least-squares slope of each row of y on the same row of x; no row of x may be constant."""
     dx = x - x.mean(-1, keepdims=True)
-    return (dx * y).sum(-1) / (dx * dx).sum(-1)
+    return np.asarray((dx * y).sum(-1) / (dx * dx).sum(-1))
 
 
 def row_spearman(x: Float[np.ndarray, "*rows n"], y: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:

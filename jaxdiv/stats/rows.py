@@ -21,6 +21,7 @@ from jaxdiv.stats.intervals import holm
 METRICS = ("accuracy", "loss")  # share of query images; cross-entropy in nats per query image
 TEST_SETS = ("own", "fixed")
 LEVEL = 0.05  # of every test
+Number = int | float
 Row = TypeVar("Row")
 
 
@@ -75,18 +76,18 @@ class Point:
     benchmark: str
     method: str
     test_set: str
-    diversity: float | None
+    diversity: Number | None
     seed: int = 0
-    accuracy: float | None = None
-    accuracy_ci: float | None = None
-    loss: float | None = None
-    loss_ci: float | None = None
-    train_images: float | None = None
-    train_classes: float | None = None
+    accuracy: Number | None = None
+    accuracy_ci: Number | None = None
+    loss: Number | None = None
+    loss_ci: Number | None = None
+    train_images: Number | None = None
+    train_classes: Number | None = None
     tasks: int | None = None
-    diversity_ci: float | None = None
+    diversity_ci: Number | None = None
     diversity_tasks: int | None = None
-    complexity: float | None = None
+    complexity: Number | None = None
     share: Mapping[str, float] | None = None
     net: str | None = None
     pixels: int | None = None

@@ -73,7 +73,7 @@ def choose(
     """
     check_choice(kinds, classes, subsets)
     rng = np.random.default_rng(seed)
-    each = classes // (kinds.max() + 1)
+    each = classes // (int(kinds.max()) + 1)
     found: dict[str, np.ndarray] = {}
     dealt = [np.array_split(rng.permutation(np.flatnonzero(kinds == kind)), subsets) for kind in np.unique(kinds)]
     for number in range(1, subsets + 1):

@@ -15,6 +15,9 @@ from scipy import special, stats
 
 from jaxdiv.errors import InputError, unknown
 
+Distances = Float[np.ndarray | np.floating, "..."]  # a number where one embedding is compared with one
+# Embeddings as lists, one for each task.
+Rows = Sequence[Float[ArrayLike, " filters"] | Sequence[float]]
 # One block of pairs holds at most this many numbers: 32 MB of float64.
 _BLOCK = 4 * 2**20
 # The reference's guard against dividing by zero. It is absolute, so the distance depends on the Fisher's scale.
@@ -33,13 +36,13 @@ class Distance:
       of_variances: it compares 1/F, so no entry may be 0.
     """
 
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray | np.floating]
     label: str
     high: float = math.inf
     unit: str = ""
     of_variances: bool = False
 
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray | np.floating:
         return self.function(a, b)
 
 
@@ -51,7 +54,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def cosine(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def cosine(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """1 − cos(a, b). An embedding of zeros is at distance 1 from everything but another one, where it is 0."""
     dot = np.einsum("...f,...f->...", a, b)
     lengths = np.sqrt(np.einsum("...f,...f->...", a, a) * np.einsum("...f,...f->...", b, b))
@@ -60,51 +63,47 @@ def cosine(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filter
     return np.clip(np.where(both_zero, 0.0, 1.0 - dot / np.where(lengths > 0, lengths, 1.0)), 0.0, 2.0)
 
 
-def task2vec(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def task2vec(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """The reference's: cosine distance of a/(a+b+1e-8) and b/(a+b+1e-8), which depends on the Fisher's scale."""
     total = a + b + _EPSILON
     return cosine(a / total, b / total)
 
 
-def task2vec_scale_free(
-    a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]
-) -> Float[np.ndarray, "..."]:
+def task2vec_scale_free(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """`task2vec` without the 1e-8: the same when both embeddings are scaled alike. Entries zero in both drop out."""
     total = a + b
     total = np.where(total > 0, total, 1.0)
     return cosine(a / total, b / total)
 
 
-def kl(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def kl(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """The reference's symmetric Kullback-Leibler divergence of normals of variance 1/F: the larger way, by entry."""
     return np.maximum(_kl(a, b), _kl(b, a)).sum(-1)
 
 
-def asymmetric_kl(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def asymmetric_kl(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """KL(a from b) of normals of variance 1/F. The only distance that depends on the order."""
     return _kl(a, b).sum(-1)
 
 
-def jsd(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def jsd(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """The reference's Jensen-Shannon-like divergence: half the KL of both from the normal of mean variance."""
     middle = 2 * a * b / (a + b)  # 1 / (mean of 1/a and 1/b)
     return (0.5 * (_kl(a, middle) + _kl(b, middle))).mean(-1)
 
 
-def normalized_cosine(
-    a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]
-) -> Float[np.ndarray, "..."]:
+def normalized_cosine(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """Cosine distance of the variances 1/F (the reference also divides by a prior's scale, 1 for Monte Carlo)."""
     return cosine(1 / a, 1 / b)
 
 
-def correlation(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def correlation(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """1 − Pearson's correlation of the variances 1/F, as in the reference."""
     a, b = 1 / a, 1 / b
     return cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
 
 
-def entropy(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Float[np.ndarray, "..."]:
+def entropy(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
     """log 2 less the mean binary entropy (nats) of a/(a+b+1e-8), as in the reference."""
     share = a / (a + b + _EPSILON)
     return np.log(2) + (special.xlogy(share, share) + special.xlogy(1 - share, 1 - share)).mean(-1)
@@ -132,7 +131,7 @@ DISTANCES: Mapping[str, Distance] = {
 
 
 def pairwise_distances(
-    embeddings: Float[ArrayLike, "tasks filters"], distance: str = "task2vec_scale_free"
+    embeddings: Float[ArrayLike, "tasks filters"] | Rows, distance: str = "task2vec_scale_free"
 ) -> Float[np.ndarray, "tasks tasks"]:
     """The distance of every pair of tasks, zero on the diagonal; memory does not grow with tasks².
 
@@ -220,7 +219,7 @@ INTERVALS: Mapping[str, Callable[[np.ndarray], Estimate]] = {
 
 
 def diversity(
-    embeddings: Float[ArrayLike, "tasks filters"],
+    embeddings: Float[ArrayLike, "tasks filters"] | Rows,
     distance: str = "task2vec_scale_free",
     interval: str | None = "jackknife",
 ) -> Estimate:
@@ -243,8 +242,8 @@ def diversity(
 
 
 def cross_diversity(
-    one: Float[ArrayLike, "tasks filters"],
-    other: Float[ArrayLike, "others filters"],
+    one: Float[ArrayLike, "tasks filters"] | Rows,
+    other: Float[ArrayLike, "others filters"] | Rows,
     distance: str = "task2vec_scale_free",
 ) -> Estimate:
     """The mean distance of one benchmark's tasks from another's, with a jackknife over the tasks of both.
@@ -265,8 +264,8 @@ def cross_diversity(
 
 
 def noise_floor(
-    once: Float[ArrayLike, "tasks filters"],
-    again: Float[ArrayLike, "tasks filters"],
+    once: Float[ArrayLike, "tasks filters"] | Rows,
+    again: Float[ArrayLike, "tasks filters"] | Rows,
     distance: str = "task2vec_scale_free",
 ) -> float:
     """The mean distance between two embeddings of the *same* task under different keys: the estimator's own noise.
@@ -281,7 +280,9 @@ def noise_floor(
 
 
 def layer_diversity(
-    embeddings: Float[ArrayLike, "tasks filters"], layer_names: Sequence[str], distance: str = "task2vec_scale_free"
+    embeddings: Float[ArrayLike, "tasks filters"] | Rows,
+    layer_names: Sequence[str],
+    distance: str = "task2vec_scale_free",
 ) -> dict[str, float]:
     """The coefficient of each layer's entries alone; `layer_names` names each entry (`Probe.layer_names`)."""
     rows = _checked(embeddings, least=2, distance=distance)
@@ -293,7 +294,7 @@ def layer_diversity(
     }
 
 
-def vendi(embeddings: Float[ArrayLike, "tasks filters"]) -> float:
+def vendi(embeddings: Float[ArrayLike, "tasks filters"] | Rows) -> float:
     """The Vendi score: the effective number of different tasks, 1 to `tasks` (Friedman and Dieng 2023).
 
     exp of the entropy of the eigenvalues of K/tasks, K the cosine similarities, which are a kernel where the
@@ -308,7 +309,7 @@ def vendi(embeddings: Float[ArrayLike, "tasks filters"]) -> float:
     return float(np.exp(-special.xlogy(eigenvalues, eigenvalues).sum()))
 
 
-def complexity(embeddings: Float[ArrayLike, "tasks filters"]) -> Estimate:
+def complexity(embeddings: Float[ArrayLike, "tasks filters"] | Rows) -> Estimate:
     """Task2Vec complexity: the mean length of an embedding, with a 95% t interval over tasks (3 or more)."""
     rows = _checked(embeddings, least=3)
     lengths = np.linalg.norm(rows, axis=1)
@@ -328,7 +329,7 @@ def _enough(distances: np.ndarray) -> int:
     return len(distances)
 
 
-def _checked(embeddings: ArrayLike, least: int, distance: str | None = None) -> np.ndarray:
+def _checked(embeddings: ArrayLike | Rows, least: int, distance: str | None = None) -> np.ndarray:
     if distance is not None and distance not in DISTANCES:
         raise unknown("distance", distance, DISTANCES)
     rows = np.asarray(embeddings, np.float64)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, PyTree
 
 from jaxdiv.bar import bar
 from jaxdiv.data.episodes import check_tasks, sample_tasks
@@ -17,13 +17,13 @@ from jaxdiv.errors import InputError
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.fisher import check_estimator, checked, features_in_chunks, finite_fisher
-from jaxdiv.task2vec.head import check_head_name, check_labels, fit_head
+from jaxdiv.task2vec.head import Keys, Labels, check_head_name, check_labels, fit_head
 
 
 def embed(
     probe: Probe,
     batch: Batch,
-    labels: Int[Array, " examples"],
+    labels: Labels,
     ways: int,
     estimator: str = "exact",
     key: PRNGKeyArray | None = None,
@@ -66,20 +66,28 @@ def embed_benchmark(
     queries: int = 15,
     estimator: str = "exact",
     head: str = "converged",
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     again: bool = False,
     augment: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Float[np.ndarray, "tasks filters"]:
+) -> Float[np.ndarray, "tasks entries"]:
     """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
 
+    Only as many tasks are in memory as there are devices.
+
     Args:
+      probe: of images, from `load_probe` or `probe_from`.
+      table: the benchmark, from `load_benchmark`.
+      tasks: how many.
+      ways: classes of a task.
+      shots: support images of each class.
+      queries: query images of each class.
+      estimator: as `embed`'s.
+      head: as `embed`'s.
       key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
-      again: the same tasks, with other draws of the estimator and the head (`diversity.noise_floor`).
+      again: the same tasks, with other draws of the estimator and the head (`coefficient.noise_floor`).
       augment: with the train augmentation of the benchmark's data sets, as the reference measures.
       progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
-
-    Only as many tasks are in memory as there are devices.
 
     Raises:
       InputError: as `embed`, and where the benchmark has too few classes or images.
@@ -110,7 +118,7 @@ def embed_benchmark(
     return np.stack(found)
 
 
-def _task_keys(key: PRNGKeyArray, tasks: int) -> PRNGKeyArray:
+def _task_keys(key: Keys, tasks: int) -> Key[Array, " {tasks}"]:
     """A key for each task: as given, or from the one that is given."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)  # of the older `jax.random.PRNGKey`, an axis longer
@@ -122,10 +130,10 @@ def _task_keys(key: PRNGKeyArray, tasks: int) -> PRNGKeyArray:
 def embed_tasks(
     probe: Probe,
     batches: Batch,
-    labels: Int[Array, "tasks examples"],
+    labels: Int[ArrayLike, "tasks examples"],
     ways: int,
     estimator: str = "exact",
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     chunk: int | None = None,
     head: str = "converged",
     mesh: Mesh | None = None,
@@ -172,7 +180,7 @@ def embed_tasks(
 
 @cache
 def _embed_spread(mesh: Mesh, ways: int, estimator: str, head: str, chunk: int | None) -> Callable[..., Array]:
-    def of_device(probe: Probe, *tasks: Array) -> Array:
+    def of_device(probe: Probe, *tasks: PyTree) -> Array:
         one = lambda task: embed(probe, task[0], task[1], ways, estimator, task[2], chunk, head)
         return lax.map(one, tasks)
 

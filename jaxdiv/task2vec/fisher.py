@@ -19,7 +19,7 @@ from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.nets.logistic import Head
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.task2vec import aws
-from jaxdiv.task2vec.head import check_head
+from jaxdiv.task2vec.head import Keys, check_head
 
 # probabilities [examples, ways], key -> score vectors [examples, columns, ways]
 Columns = Callable[[Array, PRNGKeyArray | None], Array]
@@ -99,7 +99,7 @@ def finite_fisher(
     return found
 
 
-def check_estimator(estimator: str, key: PRNGKeyArray | None) -> None:
+def check_estimator(estimator: str, key: Keys | None) -> None:
     """Check that there is such an estimator, and a key if it is stochastic."""
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)

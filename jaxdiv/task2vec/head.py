@@ -1,8 +1,10 @@
 """The classifier that Task2Vec fits on a probe's features."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, UInt32
 
 from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.nets import logistic
@@ -11,11 +13,14 @@ from jaxdiv.probes.base import check_finite
 from jaxdiv.task2vec import aws
 
 HEADS = ("converged", "adam")
+# One key, or one for each task; of the older kind a key is some words.
+Keys = PRNGKeyArray | Key[Array, " tasks"] | UInt32[Array, "tasks words"]
+Labels = Int[ArrayLike, " examples"] | Sequence[int]
 
 
 def fit_head(
-    features: Float[Array, "examples d"],
-    labels: Int[Array, " examples"],
+    features: Float[ArrayLike, "examples d"],
+    labels: Labels,
     ways: int,
     head: str = "converged",
     key: PRNGKeyArray | None = None,
@@ -45,7 +50,7 @@ def fit_head(
     return logistic.fit(features, labels, ways=ways)
 
 
-def check_head_name(head: str, key: PRNGKeyArray | None) -> None:
+def check_head_name(head: str, key: Keys | None) -> None:
     """Check that there is such a head, and a key if it is stochastic."""
     if head not in HEADS:
         raise unknown("head", head, HEADS)

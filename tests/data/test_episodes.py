@@ -248,6 +248,7 @@ def test_a_check_of_a_table_on_the_device_does_not_look_at_it():
 
 @pytest.mark.parametrize("name", ["ways", "shots", "queries", "tasks"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, "5"])
+@pytest.mark.usefixtures("unchecked")
 def test_sizes_of_a_task_that_are_no_positive_whole_numbers_are_named(name, value):
     with pytest.raises(InputError, match=rf"^`{name}` is {value!r}: it must be a whole number, at least 1$"):
         sample_tasks(jax.random.key(0), numbered([20] * 5), **{name: value})
@@ -263,6 +264,7 @@ def test_a_batch_of_no_image_is_an_error(size):
     ("rows", "says"),
     [([3, 10], "`rows` has 10: the table has 10 images, 0..9"), ([-1], "`rows` has -1"), ([0.5], "whole numbers")],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_rows_that_the_table_has_not_are_an_error_and_not_the_last_image(rows, says):
     table = jax.device_put(numbered([5, 5]))
     for given in (rows, np.array(rows), jax.numpy.asarray(rows)):
@@ -303,6 +305,7 @@ def test_quotas_are_one_number_for_each_data_set(quotas, says):
         ([np.zeros((2, 4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)], ["a", "b"], "no class be empty"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_table_is_made_of_bytes_that_its_classes_account_for(by_class, classes, says):
     with pytest.raises(InputError, match=re.escape(says)):
         make_table(by_class, classes, [0.5] * 3, [0.25] * 3)

@@ -158,7 +158,7 @@ def test_a_table_from_arrays_keeps_every_image_under_its_label():
     np.testing.assert_allclose(read_images(table, np.arange(4)), owls, atol=1e-5)
 
 
-def test_a_table_from_arrays_names_labels_that_do_not_fit():
+def test_a_table_from_arrays_names_labels_that_do_not_fit(unchecked):
     with pytest.raises(InputError, match=r"`labels` has shape \(3,\): give one label for each image"):
         table_from(np.zeros((4, 2, 2, 3), np.uint8), [0, 1, 2])
     with pytest.raises(InputError, match="must be uint8"):

@@ -95,7 +95,7 @@ def test_a_test_task_is_classified_as_scikit_learns_nearest_centroid_does():
 
 def test_logits_are_negative_squared_distances():
     draw = np.random.default_rng(2)
-    features, centres = draw.normal(size=(7, 5)), draw.normal(size=(3, 5))
+    features, centres = jnp.asarray(draw.normal(size=(7, 5))), jnp.asarray(draw.normal(size=(3, 5)))
     wanted = [[-(np.linalg.norm(f - c) ** 2) for c in centres] for f in features]
     np.testing.assert_allclose(distance_logits(features, centres), wanted, rtol=1e-5)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import training_process
 
-from jaxdiv.methods.train import TERMINATED, latest_step
+from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.train import TERMINATED
 
 STEPS = 200
 # Forked from a process that has imported everything and started no backend: a second instead of five.

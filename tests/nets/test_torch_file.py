@@ -113,6 +113,11 @@ def test_a_file_made_here_reads_as_torchs(tmp_path):
     np.testing.assert_array_equal(found["w"], np.arange(6.0).reshape(2, 3))
 
 
+def test_a_state_dict_that_is_all_of_a_checkpoint_is_found_in_it(tmp_path):
+    content = zipped(pickled_with_torch({"model": {"w": Tensor((6,), (1,))}}), [("0", SIX)])
+    np.testing.assert_array_equal(read_state_dict(write(tmp_path / "net.pth", content))["w"], np.arange(6.0))
+
+
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [

@@ -70,9 +70,8 @@ def fisher_by_single_gradients(probe, images, head):
     return np.concatenate([total[name].mean(0) for name in TINY.dense])
 
 
-@pytest.mark.parametrize("size", [(12, 12), (4, 20)], ids=["its own grid", "positions resampled, not square"])
-def test_exact_equals_one_gradient_per_image_and_label(size):
-    single = tiny(*size)
+def test_exact_equals_one_gradient_per_image_and_label():
+    single = tiny(4, 20)  # not the grid that positions are stored for
     with enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), single)
         expected = np.asarray(fisher_by_single_gradients(*double))
@@ -81,12 +80,11 @@ def test_exact_equals_one_gradient_per_image_and_label(size):
     np.testing.assert_allclose(fisher.exact(*single), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ["exact", "rademacher", "mc"])
-def test_the_fisher_is_that_of_the_same_network_as_a_generic_probe(estimator):
+def test_the_fisher_is_that_of_the_same_network_as_a_generic_probe():
     probe, images, head = tiny()
     axes = lambda name, shape: (-1,) if name.endswith("kernel") else ()
     generic = probe_from(lambda params, images: vit.forward(TINY, params, images)[0], probe.params, None, axes)
-    ours, theirs = (fisher.fisher(p, images, head, estimator, jax.random.key(0)) for p in (probe, generic))
+    ours, theirs = (fisher.fisher(p, images, head) for p in (probe, generic))
     names = np.array(generic.layer_names)  # in the order of the sorted names
     ordered = np.concatenate([theirs[names == name] for name in dict.fromkeys(probe.layer_names)])
     np.testing.assert_allclose(ours, ordered, rtol=1e-4)
@@ -102,7 +100,7 @@ def test_the_fisher_does_not_depend_on_chunk():
 def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy(monkeypatch):
     monkeypatch.setattr(aws, "_BATCHES", 2)
     probe, images, head = tiny()
-    total, key = 0, jax.random.key(3)
+    images, total, key = jnp.asarray(images), 0, jax.random.key(3)
 
     def loss(weights, rows, key):
         logits = probe.training_features(weights, images[rows]) @ head.kernel + head.bias

@@ -15,7 +15,7 @@ def test_numbers_in_a_figure_cover_neither_each_other_nor_a_marker(clumped):
     if clumped:
         anchors[:, 0] = 60 + rng.normal(size=20)
     sizes = np.full((20, 2), (9.4, 6.2))
-    centres = plotting.place_labels(anchors, sizes, (0, 0, 190, 190), np.zeros((0, 2)))
+    centres = plotting.place_labels(anchors, sizes, (0.0, 0.0, 190.0, 190.0), np.zeros((0, 2)))
     gaps = np.abs(centres[:, None] - centres[None])
     overlap = (gaps < sizes[0]).all(-1) & ~np.eye(20, dtype=bool)
     assert not overlap.any()

@@ -24,8 +24,13 @@ def row(method="pt", metric="accuracy", test_set="own", **more):
 STRONG = {"r2": 0.72, "ci_low": 0.26, "ci_high": 0.92, "p_value": 0.0005, "p_holm": 0.001}
 
 
+def analysis_of(**parts):
+    """An analysis of parts that may be lists."""
+    return Analysis(**{name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()})
+
+
 def words(**analysis):
-    return dict(prose.summary(Analysis(**analysis)))
+    return dict(prose.summary(analysis_of(**analysis)))
 
 
 def test_significance_is_what_is_left_after_holm():
@@ -70,11 +75,11 @@ def test_methods_are_ranked_only_where_that_is_decided():
     found = {"correlations": [row(), row("ho_maml_10")], "differences": rows}
     (line,) = words(**found)["Accuracy, own test split"][1:]
     assert "none of 2 differences of R² is significant (HO-MAML 10 steps minus PT .27 [-.03, .57], p = .40" in line
-    assert "No method's R² is significantly above another's (2 comparisons" in prose.headline(Analysis(**found))[2]
+    assert "No method's R² is significantly above another's (2 comparisons" in prose.headline(analysis_of(**found))[2]
     rows[1] = difference("fo_maml_5", "pt", -0.5, True)
     (line,) = words(**found)["Accuracy, own test split"][1:]
     assert line == "R² differs: PT above FO-MAML 5 steps .50 [.20, .80]; 1 other pair undecided."
-    assert "above the other's in 1 of 2 comparisons" in prose.headline(Analysis(**found))[2]
+    assert "above the other's in 1 of 2 comparisons" in prose.headline(analysis_of(**found))[2]
 
 
 def test_the_conclusion_says_yes_no_or_that_it_cannot_be_said():
@@ -122,9 +127,9 @@ def test_the_lead_answers_once_for_every_test_set_and_repeats_no_sentence_of_the
             for m, v in (("pt", Verdict.BOTH), ("ho_maml_10", Verdict.SIZE))
         ],
     }
-    lead = prose.headline(Analysis(**found))
+    lead = prose.headline(analysis_of(**found))
     assert len(lead) == 4 == len(set(lead))
-    assert lead[1] == prose.conclusion(Analysis(**found))
+    assert lead[1] == prose.conclusion(analysis_of(**found))
     assert "diversity still explains accuracy in 2 of 4 cases" in lead[3] and "size, given diversity, in 4" in lead[3]
     said = [sentence for lines in words(**found).values() for line in lines for sentence in line.split(". ")]
     assert not [line for line in lead if any(sentence.strip(".") in line for sentence in said)]

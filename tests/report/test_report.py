@@ -5,7 +5,7 @@ import csv
 import io
 import math
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -271,7 +271,7 @@ def degenerate():
 
     two = ("pt", "ho_maml_10")
     small = full_analysis(benchmarks=4, methods=two, test_sets=("own",))
-    blank = lambda row: replace(row, **{key: None for key, value in vars(row).items() if isinstance(value, float)})
+    blank = lambda row: replace(row, **{field.name: None for field in fields(row) if field.default is None})
     parts = ("correlations", "differences", "partial", "verdicts", "effect_sizes", "effect_size_trends")
     nothing_known = {part: tuple(map(blank, getattr(small, part))) for part in parts}
     return {

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jaxdiv.report import figures, plotting, renderers, report, tables, wording
 from jaxdiv.stats.analysis import Analysis
+from jaxdiv.stats.effect_size import Comparison, EffectSize
 from jaxdiv.task2vec.coefficient import DISTANCES, Distance, pairwise_distances
 
 
@@ -106,3 +107,19 @@ def test_a_new_distance_is_one_entry(monkeypatch):
     rows, _ = study(2, ("pt",))
     text = tables.table1([row | {"distance": "manhattan"} for row in rows]).text
     assert "Mean distance of two tasks (Manhattan distance, ≥ 0)" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Comparison.BETTER, "MAML"),
+        (Comparison.WORSE, "PT"),
+        (Comparison.ALIKE, "within 1%"),
+        (Comparison.UNDECIDED, "undecided"),
+        (None, ""),
+    ],
+)
+def test_the_better_of_two_is_named_by_its_family(found, said):
+    row = EffectSize("a", "ho_maml_5", "pt", "own", 0.1, tasks=9, difference=0.1, verdict=found)
+    table = tables.effect_tables([row], [])[0]
+    assert [column.cell(row) for column in table.columns if column.heading == "verdict"] == [said]

@@ -95,7 +95,7 @@ def test_holm_adjusts_by_its_definition_and_passes_over_what_is_undefined():
 
 
 def test_holm_rejects_what_the_step_down_procedure_rejects():
-    p = np.random.default_rng(0).uniform(0, 0.03, 12)
+    p = np.random.default_rng(0).uniform(0, 0.03, 12).tolist()
     rejected = set()
     for step, i in enumerate(np.argsort(p)):
         if p[i] > 0.05 / (12 - step):

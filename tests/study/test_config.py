@@ -47,6 +47,7 @@ def test_a_number_out_of_its_range_is_named_by_its_flag(tmp_path, fields, line):
         ("task", 5, "--config.task is 5: it must be a section with fields; see configs/default.py"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_value_of_another_type_in_a_configuration_of_ones_own_is_named_by_its_flag(field, value, line):
     given = default.get_config()
     with given.ignore_type():
@@ -81,6 +82,7 @@ def test_a_study_is_a_frozen_value_that_has_left_the_configuration_behind():
     assert config.flat(study)["data.cut.images"] == 0 and config.flat(study)["seeds"] == [0]
 
 
+@pytest.mark.usefixtures("unchecked")  # a section looks at the types of its fields itself
 def test_whole_numbers_of_numpy_and_lists_do_as_well():
     given = default.get_config()
     with given.ignore_type():

@@ -100,11 +100,11 @@ def test_a_union_as_test_set_is_another_one_with_another_benchmark(workdir):
 
 
 def test_another_method_and_another_run_train_and_test_alone(workdir):
-    new = ran(workdir, methods=("pt", "fo_maml_5"))
-    assert len(new) == 4 and all(re.match("(train|evaluate)/.*/fo_maml_5/seed0", name) for name in new)
+    new = ran(workdir, methods=("pt", "protonet"))
+    assert len(new) == 4 and all(re.match("(train|evaluate)/.*/protonet/seed0", name) for name in new)
     new = ran(workdir, seeds=(0, 1))
     assert len(new) == 4 and all(re.match("(train|evaluate)/.*/pt/seed1", name) for name in new)
-    assert ran(workdir, methods=("fo_maml_5",)) == []
+    assert ran(workdir, methods=("protonet",)) == []
 
 
 def test_more_tasks_of_the_probe_embed_the_further_ones_alone(workdir, tmp_path, monkeypatch):
@@ -229,17 +229,17 @@ def test_killed_and_changed_in_one_benchmark_only_that_benchmarks_units_run(work
 def test_one_more_image_of_ones_own_runs_that_data_sets_units_alone(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("birds", "moths"):
-        for number in range(15):
+        for number in range(5):
             (tmp_path / name / f"class {number}").mkdir(parents=True)
             for i in range(5):
                 pixels = rng.integers(0, 256, 3) + rng.integers(0, 20, (9, 9, 3))
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
                 image.save(tmp_path / name / f"class {number}/{i}.png")
     given = {"images": f"{tmp_path / 'birds'},{tmp_path / 'moths'}", "benchmarks": ()}
-    given |= {"data.split.fractions": (0.5, 0.1, 0.4)}
-    assert len(ran(tmp_path / "w", **given)) == 10
+    given |= {"data.split.fractions": (1.0, 0.0, 0.0), "methods": ()}
+    assert len(ran(tmp_path / "w", **given)) == 6
     image.save(tmp_path / "moths" / "class 3" / "new.png")
-    assert ran(tmp_path / "w", **given) == sorted(of("moths", *WORK))
+    assert ran(tmp_path / "w", **given) == sorted(of("moths", "prepare", "embed", "diversity"))
 
 
 def test_too_few_classes_are_said_before_anything_is_embedded(tmp_path):
@@ -254,7 +254,7 @@ def test_too_few_classes_are_said_before_anything_is_embedded(tmp_path):
         runner.run(study(**given), tmp_path / "w", WORK, Console(quiet=True))
     assert {path.name for path in (tmp_path / "w" / "units").iterdir()} == {"prepare"}
     # The mistake corrected, the same workdir will do.
-    assert len(ran(tmp_path / "w", **given | {"task.ways": 3})) == 4
+    assert ran(tmp_path / "w", ("prepare", "embed"), **given | {"task.ways": 3}) == of("mine", "embed")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from test_study import tiny
 
 from jaxdiv import DataSettings, diversity, embed_benchmark, load_benchmark, load_probe
 from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import config, planner, unit
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.stages import correlate, embed, evaluate, prepare, train
@@ -53,9 +54,10 @@ def test_embed_is_the_librarys_embedding_of_the_tasks_that_its_keys_draw(plan, t
     assert embedded.again.shape == (0, expected.shape[1])
 
 
-def test_embed_of_fewer_tasks_is_the_beginning_of_more_and_embeds_none_again(plan, embedded):
+def test_embed_of_fewer_tasks_is_the_beginning_of_more_and_embeds_none_again(plan, tables, embedded, monkeypatch):
+    monkeypatch.delattr(embed, "embed_benchmark")
     spec = dataclasses.replace(plan.embedded["gauss-0.5"].spec, tasks=2)
-    found = embed.run(spec, embed.Inputs(None, None, embedded), silent)  # neither a table nor a probe is asked for
+    found = embed.run(spec, embed.Inputs(tables["train"], load_probe("resnet10_narrow"), embedded), silent)
     np.testing.assert_array_equal(found.embeddings, embedded.embeddings[:2])
 
 
@@ -90,13 +92,18 @@ def other_folder(folder):
 
 def test_correlate_takes_the_mean_over_runs_of_each_test_task(monkeypatch):
     seen = {}
-    monkeypatch.setattr(correlate, "analyse", lambda *arguments: seen.update(zip("dtnpsc", arguments, strict=True)))
+
+    def analyse(measured, tested, norms, per_task, shares, controlled):
+        seen.update(runs=[row["seed"] for row in tested], norms=norms, per_task=per_task)
+        return Analysis()
+
+    monkeypatch.setattr(correlate, "analyse", analyse)
     row = {"benchmark": "a", "method": "pt", "test_set": "own"}
     tested = [(row | {"seed": seed}, {"task_accuracy": np.array([seed, 1.0])}) for seed in (0, 1)]
     embeddings = {"a": np.array([[3.0, 4.0]])}
     correlate.run(correlate.Spec({}, False), correlate.Inputs([{"benchmark": "a"}], embeddings, tested), silent)
-    np.testing.assert_array_equal(seen["p"]["a", "pt", "own"], [0.5, 1.0])
-    assert seen["n"]["a"].tolist() == [5.0] and [point["seed"] for point in seen["t"]] == [0, 1]
+    np.testing.assert_array_equal(seen["per_task"]["a", "pt", "own"], [0.5, 1.0])
+    assert seen["norms"]["a"].tolist() == [5.0] and seen["runs"] == [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)

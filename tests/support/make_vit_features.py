@@ -1,6 +1,6 @@
 """Writes the features of ViT-S/16 in PyTorch that test_vit.py compares with. Needs torch, and timm to agree with it.
 
-    PYTHONPATH=tests/support python tests/support/make_vit_features.py > tests/probes/vit_features.json
+    PYTHONPATH=bench:tests/support python tests/support/make_vit_features.py > tests/probes/vit_features.json
 
 The weights and images come from NumPy seeds, so only these numbers need to be kept.
 """

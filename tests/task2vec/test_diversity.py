@@ -262,6 +262,7 @@ def test_complexity_is_the_mean_length_with_a_t_interval():
         "no direction": (lambda: vendi([[1, 2], [0, 0]]), "task 1 is all zeros"),
     }.values(),
 )
+@pytest.mark.usefixtures("unchecked")
 def test_unusable_input_is_named_in_one_line(call, says):
     with pytest.raises(InputError) as caught:
         call()

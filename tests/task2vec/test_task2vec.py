@@ -200,7 +200,7 @@ def test_adam_head_is_pytorchs_adam_written_out():
     weights = np.asarray(jax.random.uniform(initial, (7, WAYS), minval=-(6**-0.5), maxval=6**-0.5), np.float64)
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     inputs = np.concatenate([features, np.ones((12, 1))], 1)  # the bias as the weight of a constant
-    rows_of = jax.jit(jax.vmap(lambda key: aws.balanced_rows(key, labels, WAYS)))
+    rows_of = jax.jit(jax.vmap(lambda key: aws.balanced_rows(key, jnp.asarray(labels), WAYS)))
     for step, rows in enumerate(np.asarray(rows_of(jax.random.split(draws, 1560))), 1):
         scores = np.exp(inputs[rows] @ weights)
         error = scores / scores.sum(1, keepdims=True) - np.eye(WAYS)[labels[rows]]
@@ -214,8 +214,9 @@ def test_adam_head_is_pytorchs_adam_written_out():
 
 def test_the_adam_heads_batches_are_balanced_over_unequal_classes():
     labels = np.repeat([0, 1, 2], [2, 10, 28])
+    on_device = jnp.asarray(labels)
     keys = jax.random.split(jax.random.key(0), 100)
-    rows = np.asarray(jax.vmap(lambda key: aws.balanced_rows(key, labels, 3))(keys))
+    rows = np.asarray(jax.vmap(lambda key: aws.balanced_rows(key, on_device, 3))(keys))
     assert stats.chisquare(np.bincount(labels[rows.ravel()])).pvalue > 1e-3
     assert stats.chisquare(np.bincount(rows.ravel(), minlength=40)[12:]).pvalue > 1e-3  # and within a class
 
@@ -337,6 +338,7 @@ def test_layer_names_of_resnet50_are_torchvisions_in_module_order():
     }.values(),
     ids=str,
 )
+@pytest.mark.usefixtures("unchecked")
 def test_unusable_input_is_named_in_one_line(changed, says):
     probe, images, _ = setting(*CASES["basic blocks"])
     arguments = {"batch": images, "labels": np.arange(5) % WAYS, "ways": WAYS, **changed}
@@ -346,6 +348,7 @@ def test_unusable_input_is_named_in_one_line(changed, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_tasks_of_unlike_shapes_are_named_in_one_line():
     probe, images, labels = some_tasks(2)
     with pytest.raises(InputError, match=r"labels \[tasks, examples\], not \(2, 6, 7, 5, 3\) and \(2, 5\)"):
@@ -367,6 +370,7 @@ def test_a_head_that_does_not_fit_the_features_is_named(kernel, bias):
         fisher.fisher(probe, images, Head(np.ones(kernel, np.float32), np.ones(bias, np.float32)))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_keys_that_are_not_one_a_task_are_an_error_and_the_older_kind_draws_alike():
     probe, images, labels = some_tasks(2)
     by = lambda key: embed.embed_tasks(probe, images, labels, WAYS, "rademacher", key)

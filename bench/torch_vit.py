@@ -1,4 +1,4 @@
-"""ViT-S/16 in PyTorch's own modules, under timm's names: the witness of `jaxdiv.probes.vit`."""
+"""ViT-S/16 in PyTorch's own modules, under timm's names: a peer here, and the witness of tests/probes/test_vit.py."""
 
 import torch
 import torch.nn.functional as F
