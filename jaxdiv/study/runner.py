@@ -26,7 +26,7 @@ from jaxdiv.study.unit import Unit, needed
 
 @in_flags()
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
-    """Run what `stages` of the study still lack. Returns the exit code: 1 if a unit failed.
+    """Run the units of `stages` whose results are missing. Returns the exit code: 1 if a unit failed.
 
     Raises InputError for what cannot be used: of all that is known beforehand, before anything is written.
     """

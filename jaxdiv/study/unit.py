@@ -69,7 +69,7 @@ class Unit:
 
     @property
     def folder(self) -> Path:
-        """Where its result lies, and its checkpoints while it runs."""
+        """Where its result is stored, and its checkpoints while it runs."""
         return self.at or self.root / self.name / self.digest[:12]
 
     @property

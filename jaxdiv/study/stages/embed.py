@@ -59,7 +59,7 @@ class Inputs:
 
 
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
-    """Embed the tasks that `inputs.before` lacks. Raises InputError as `embed_benchmark`."""
+    """Embed the tasks that are not in `inputs.before`. Raises InputError as `embed_benchmark`."""
     floor = min(spec.floor_tasks, spec.tasks)
     done = 0
 
