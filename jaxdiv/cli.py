@@ -114,7 +114,7 @@ def _run(argv: list[str]) -> int:
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last checkpoint")
+        return _fail("interrupted; the same command resumes from the last checkpoint")
 
 
 def _named(argv: list[str]) -> list[str]:

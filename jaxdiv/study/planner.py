@@ -109,25 +109,25 @@ def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
     return tuple(stage for stage in STAGES if stage in asked or (stage == "embed" and "diversity" in asked))
 
 
-def check_files(plan: Plan, lacking: Iterable[Unit]) -> None:
-    """Raise InputError for a file or folder of the user's that the units in `lacking` need and that is not there.
+def check_files(plan: Plan, missing: Iterable[Unit]) -> None:
+    """Raise InputError for a file or folder of the user's that the units in `missing` need and that is not there.
 
     Known at once, while the unit itself may come hours later.
     """
-    for unit in lacking:
+    for unit in missing:
         if unit.stage == "prepare":
             check_inputs(unit.spec.base, unit.spec.data)
         elif unit.stage in ("select", "embed") and (weights := plan.study.weights):
             check_weights(plan.study.probe.name, weights)
 
 
-def check_sizes(plan: Plan, lacking: Iterable[Unit]) -> None:
-    """Raise InputError where a split that the units in `lacking` use has too few classes or images for a task.
+def check_sizes(plan: Plan, missing: Iterable[Unit]) -> None:
+    """Raise InputError where a split that the units in `missing` use has too few classes or images for a task.
 
     Of a benchmark that is not prepared yet, this is known only if it is generated.
     """
     study, checked = plan.study, set()
-    for unit in lacking:
+    for unit in missing:
         for table in (getattr(unit.spec, name, None) for name in ("table", "validation")):
             if table is None or table in checked:
                 continue

@@ -26,7 +26,7 @@ from jaxdiv.study.unit import Unit, needed
 
 @in_flags()
 def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
-    """Run what is still missing of the study's `stages`. Returns the exit code: 1 if a unit failed.
+    """Run the units of `stages` whose results are missing. Returns the exit code: 1 if a unit failed.
 
     Raises:
       InputError: something cannot be used; all that is known beforehand is checked before anything is written.

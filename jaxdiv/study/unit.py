@@ -2,7 +2,7 @@
 
 The digest covers everything that the result depends on: the unit's name, its spec and its inputs' digests. A result is
 in `WORKDIR/units/NAME/DIGEST` and complete once `result.json` is there, which is written last and atomically. Those of
-other settings are beside it, and none is ever mistaken for another.
+other settings are beside it, and none is ever taken for another.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Unit:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The part of the spec that is identity, as JSON values."""
+        """What of the spec is identity, as JSON values."""
         return json.loads(json.dumps(_identity(self.spec)))
 
     @cached_property
@@ -69,7 +69,7 @@ class Unit:
 
     @property
     def folder(self) -> Path:
-        """The folder of its result, and of its checkpoints while it runs."""
+        """Where its result is stored, and its checkpoints while it runs."""
         return self.at or self.root / self.name / self.digest[:12]
 
     @property

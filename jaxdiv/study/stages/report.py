@@ -60,7 +60,7 @@ class Result:
 
 
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
-    """Write the report whole, then replace an earlier one, without the files that are not in this one."""
+    """Write the report whole, then replace the earlier one and remove those of its files that are not in this one."""
     fresh = inputs.folder.with_name(f".{inputs.folder.name}.unfinished")
     shutil.rmtree(fresh, ignore_errors=True)
     _write(spec, inputs, fresh)
