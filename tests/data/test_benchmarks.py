@@ -163,19 +163,23 @@ def test_a_union_draws_its_data_sets_equally_often_and_never_mixes_them(name, pr
 def test_pixels_statistics_and_augmentation_are_the_protocols():
     natural = Augmentation(0.18, 8 / 84, 0.4, True)
     for base in ("aircraft", "aircraft_family", "flower", "dtd", "cu_birds"):
-        look = registry.BASE_SETS[base].look
-        assert look.mean == (0.5853, 0.5335, 0.4950) and look.std == (0.2348, 0.2260, 0.2242)
-        assert look.augmentation == natural
+        as_seen = registry.BASE_SETS[base].preprocessing
+        assert as_seen.mean == (0.5853, 0.5335, 0.4950) and as_seen.std == (0.2348, 0.2260, 0.2242)
+        assert as_seen.augmentation == natural
     for base in ("cifar_fs", "fc100"):
         facts = registry.BASE_SETS[base]
-        assert facts.look.mean == (0.5071, 0.4867, 0.4408) and facts.look.std == (0.2675, 0.2565, 0.2761)
-        assert facts.look.augmentation == Augmentation(1.0, 4 / 32, 0.4, True)
-        assert facts.in_union == registry.BASE_SETS["dtd"].look
-    mini = registry.BASE_SETS["mini_imagenet"].look
+        assert facts.preprocessing.mean == (0.5071, 0.4867, 0.4408) and facts.preprocessing.std == (
+            0.2675,
+            0.2565,
+            0.2761,
+        )
+        assert facts.preprocessing.augmentation == Augmentation(1.0, 4 / 32, 0.4, True)
+        assert facts.in_union == registry.BASE_SETS["dtd"].preprocessing
+    mini = registry.BASE_SETS["mini_imagenet"].preprocessing
     np.testing.assert_allclose(np.array(mini.mean) * 255, [120.396, 115.594, 104.540])
     np.testing.assert_allclose(np.array(mini.std) * 255, [70.682, 68.276, 72.545])
     assert mini.augmentation == Augmentation(1.0, 8 / 84, 0.4, True)
-    assert registry.BASE_SETS["omniglot"].look.augmentation == Augmentation()
+    assert registry.BASE_SETS["omniglot"].preprocessing.augmentation == Augmentation()
     sides = {name: native_pixels(name) for name in registry.STUDY}
     assert {name for name, side in sides.items() if side == 32} == {"cifar_fs", "fc100"}
     assert set(sides.values()) == {32, 84}
@@ -193,10 +197,10 @@ def test_a_contact_sheet_has_a_row_for_each_class_of_each_split(prepared):
     sheet = np.asarray(contact_sheet.contact_sheet("dtd", [prepared["dtd"][0]]))
     lists, row = registry.split_lists()["dtd"], 0
     for split in registry.SPLITS:
-        row += store._TITLE
+        row += contact_sheet._TITLE
         shown = np.unique(np.linspace(0, len(lists[split]) - 1, min(8, len(lists[split]))).astype(int))
         for i in shown:
-            pixel = sheet[row + 20, store._LABEL + 20].astype(int)
+            pixel = sheet[row + 20, contact_sheet._LABEL + 20].astype(int)
             assert np.abs(pixel - official.colour(lists[split][i])).max() <= 6
             row += store._THUMBNAIL + 2
     assert row == len(sheet)
