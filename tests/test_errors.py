@@ -131,6 +131,7 @@ def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anyth
     assert line.startswith("--config.data.split.fractions is (0.5, 0.1, 0.1): give 3 shares")
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "given", [{"classes": (5,)}, {"classes": (0, 0, 0)}, {"classes": (-1, 5, 5)}, {"images_per_class": 0}]
 )
@@ -140,6 +141,7 @@ def test_a_generated_benchmark_of_no_images_is_said_before_anything_is_written(t
     assert "`DataSettings.classes` is (" in said(lambda: check_inputs("gauss-0.1", DataSettings(**given)))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_images_of_no_pixel_are_an_error():
     for pixels in (-3, 1.5):
         assert f"`pixels` is {pixels}" in said(lambda pixels=pixels: load_benchmark("gauss-0.1", pixels=pixels))

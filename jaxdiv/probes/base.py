@@ -86,9 +86,9 @@ def size(batch: Batch) -> int:
     return jax.tree.leaves(batch)[0].shape[0]
 
 
-def description(probe: Probe, parameters: int) -> str:
-    """A probe in one line. It must hold for traced and abstract parameters too, and read no array."""
-    return f"Probe({probe.name}, {len(probe.layer_names):,} entries, {parameters / 1e6:.1f} M parameters)"
+def description(name: str, entries: int, parameters: int) -> str:
+    """A probe in one line, of numbers that hold for traced and abstract parameters too."""
+    return f"Probe({name}, {entries:,} entries, {parameters / 1e6:.1f} M parameters)"
 
 
 def check_finite(values: Array | np.ndarray, what: str) -> None:

@@ -77,7 +77,8 @@ class NetworkProbe:
     params: PyTree
 
     def __repr__(self) -> str:
-        return description(self, sum(leaf.size for leaf in jax.tree.leaves(self.params)))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return description(self.name, len(self.layer_names), parameters)
 
     @property
     def layer_names(self) -> tuple[str, ...]:

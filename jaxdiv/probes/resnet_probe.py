@@ -48,8 +48,8 @@ class ResNetProbe:
 
     def __repr__(self) -> str:
         convolutions = sum(layer.kernel**2 * layer.inputs * layer.filters for layer in layers(self.net))
-        # A scale and a bias for each filter: as many as there are entries.
-        return description(self, convolutions + len(self.layer_names))
+        entries = len(self.layer_names)  # a scale and a bias for each filter: as many as there are entries
+        return description(self.name, entries, convolutions + entries)
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -79,7 +79,8 @@ class ViTProbe:
     params: Params
 
     def __repr__(self) -> str:
-        return description(self, sum(int(np.prod(shape)) for shape in _shapes(self.net).values()))
+        parameters = sum(int(np.prod(shape)) for shape in _shapes(self.net).values())
+        return description(self.name, len(self.layer_names), parameters)
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class ViTProbe:
         return tuple(name for name, (_, units) in self.net.dense.items() for _ in range(units))
 
     @property
-    def weights(self) -> dict[str, Array]:
+    def weights(self) -> PyTree:
         return {name: self.params[name]["kernel"] for name in self.net.dense}
 
     def check(self, images: Array) -> None:

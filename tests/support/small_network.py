@@ -19,7 +19,7 @@ class OneBlock(nn.Module):
     def __call__(self, images, dropblock_scale=0.0):
         x = nn.Conv(4, (3, 3), use_bias=False)(images)
         features = jnp.tanh(BatchNorm()(x)).reshape(len(x), -1)
-        return nn.Dense(self.ways, name="head")(features), features
+        return (nn.Dense(self.ways, name="head")(features) if self.ways else features), features
 
 
 NET = Network(OneBlock(), (SIZE, SIZE, 3))
