@@ -86,11 +86,15 @@ def test_the_metadata_name_who_where_and_under_which_licence(wheel):
     assert "Description-Content-Type: text/markdown" in text
 
 
-def test_the_readmes_pictures_are_described_where_a_package_page_cannot_show_them():
-    pictures = re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", (ROOT / "README.md").read_text())
-    for words, file in pictures:
-        assert len(words.split()) >= 8 and (ROOT / file).is_file()
-    assert pictures and "<img" not in (ROOT / "README.md").read_text()
+def test_a_package_page_is_the_readme_with_whole_addresses(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        text = file.read(next(name for name in file.namelist() if name.endswith("METADATA"))).decode()
+    readme = (ROOT / "README.md").read_text()
+    assert "\n# jaxdiv\n" in text and text.count("\n## ") == readme.count("\n## ")
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]*)\)", text)
+    assert len(links) == len(re.findall(r"\]\(", readme)) and all(link.startswith("https://") for _, link in links)
+    (picture,) = (link for mark, link in links if mark)
+    assert "<img" not in readme and (ROOT / picture.partition("/main/")[2]).is_file()
 
 
 def test_a_wheel_outside_the_clone_runs_the_embedded_study_to_its_report(installed, tmp_path):
