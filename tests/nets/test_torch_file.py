@@ -121,10 +121,10 @@ def test_a_state_dict_that_is_all_of_a_checkpoint_is_found_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [
-        (Tensor((3, 3), (3, 1)), "w lies outside"),
-        (Tensor((2,), (1,), offset=5), "w lies outside"),
-        (Tensor((2,), (-1,), offset=3), "w lies outside"),
-        (Tensor((10**9,), (0,)), "w lies outside"),
+        (Tensor((3, 3), (3, 1)), "w is outside"),
+        (Tensor((2,), (1,), offset=5), "w is outside"),
+        (Tensor((2,), (-1,), offset=3), "w is outside"),
+        (Tensor((10**9,), (0,)), "w is outside"),
         (Tensor((2,), (1,), numel=7), "truncated: w has 24 of 28 bytes"),
     ],
     ids=["too large", "too far", "backwards", "a number repeated without end", "short storage"],
