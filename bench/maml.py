@@ -124,7 +124,7 @@ def _torch_side(side: str, job: Job):
     more = (job.learn2learn,) if side == "learn2learn" else ()
 
     def made(dtype: type, steps: int):
-        """The sides have no state, so a step of another precision or length may be made anew."""
+        """The sides have no state, so a step of another precision or length may be built again."""
         model = torch_maml.make(
             job.net, WAYS, job.widths, job.pixels, job.arrays[0].shape[-1], [w.astype(dtype) for w in job.weights]
         )

@@ -31,7 +31,7 @@ class Worker:
     """The process of one row, which does what it is asked and answers.
 
     `set_up(commands)` runs in it on the first question, whose name must be `set_up`: it fills `commands` and returns a
-    note. It must be importable, as its process starts anew.
+    note. It must be importable, because it runs in a new process.
     """
 
     def __init__(self, set_up: Callable[[Commands], str]):
@@ -89,7 +89,7 @@ def resident() -> float:
 
 
 def forget_peak() -> bool:
-    """Let `peak` begin anew at what is resident; False where the system has no such thing."""
+    """Reset `peak` to the resident memory; False where the system cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True

@@ -147,7 +147,7 @@ def _read(base, pixels, settings, progress):
     small = [label for label in split_of if len(by_class[label]) < settings.min_images]
     if not settings.partial:
         if missing or small:
-            what = f"lacks class {missing[0]!r}" if missing else f"has only {len(by_class[small[0]])} of {small[0]!r}"
+            what = f"has no class {missing[0]!r}" if missing else f"has only {len(by_class[small[0]])} of {small[0]!r}"
             more = f" (and {len(missing) + len(small) - 1} more such)"
         elif len(records) != source.images:
             what, more = f"has {len(records)} images of the {source.images} of {source.title}", ""

@@ -3,6 +3,7 @@
 `configs/default.py` explains the fields and has their defaults. Every error names the flag of the field that is wrong.
 """
 
+import abc
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -178,16 +179,16 @@ class Learner(Section):
 
 
 @dataclass(frozen=True)
-class MethodSection(Section):
+class MethodSection(Section, abc.ABC):
     """How one method trains. `steps` is a setting of its own in what is trained (`stages.train.Spec`)."""
 
     steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
     learning_rate: Annotated[float, Range(0)]
 
     @property
+    @abc.abstractmethod
     def size(self) -> int:
         """Examples, or tasks, in one step."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

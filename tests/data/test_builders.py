@@ -348,7 +348,7 @@ def test_a_lacking_archive_is_downloaded_once_into_tfdss_cache(served, tmp_path,
     assert Handler.asked == ["/dtd-r1.0.1.tar.gz"]
     (kept,) = [file for file in (tmp_path / "data/downloads").rglob("*.gz") if file.is_file()]
     assert kept.read_bytes() == served.read_bytes()
-    # Prepared anew, it comes from the cache.
+    # Prepared again, it comes from the cache.
     for folder in (tmp_path / "data/jaxdiv/dtd").glob("1*"):
         builders.shutil.rmtree(folder)
     assert len(builders.prepare("dtd", None, tmp_path / "data").records) == 47 and len(Handler.asked) == 1

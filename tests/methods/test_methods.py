@@ -187,7 +187,7 @@ def traced(run):
 
 
 def of_network(name, **settings):
-    """A method whose network counts its traces, made anew."""
+    """A newly made method whose network counts its traces."""
     return make_method(name, Network(Traced(), NET.shape), WAYS, WAYS, settings)
 
 
@@ -218,17 +218,17 @@ def test_a_setting_that_a_method_cannot_use_is_refused_and_those_of_training_are
 
 
 def test_first_and_higher_order_share_one_compiled_test():
-    def test(name, **settings):
+    def evaluation(name, **settings):
         method = of_network(name, **settings)
         params, model_state = method.init(jax.random.key(0))
         sample = lambda key, number: tasks(number)
         return lambda: evaluate(method, params, model_state, sample, jax.random.key(0), 2, 2)
 
-    first = test("fo_maml_2")
+    first = evaluation("fo_maml_2")
     assert traced(first) > 0
     assert traced(first) == 0
-    assert traced(test("ho_maml_2", remat=True, grad_reduction="sum")) == 0
-    assert traced(test("ho_maml_3")) > 0
+    assert traced(evaluation("ho_maml_2", remat=True, grad_reduction="sum")) == 0
+    assert traced(evaluation("ho_maml_3")) > 0
 
 
 def test_training_compiles_once_for_equal_methods(tmp_path):

@@ -98,7 +98,7 @@ def test_metrics_have_a_line_per_step_and_the_last_is_returned(undisturbed):
 
 
 def test_load_params_gives_the_trained_parameters(undisturbed):
-    """Against a plain loop of optax, written anew."""
+    """Against a plain loop of optax, written independently."""
     for_init, for_steps = jax.random.split(jax.random.key(7))
     params, model_state = LINEAR.init(for_init)
     adam = optax.adam(0.05)

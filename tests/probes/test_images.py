@@ -16,7 +16,7 @@ from jaxdiv.task2vec import embed, fisher
 
 
 @pytest.fixture
-def anew():
+def unwarned():
     """As in a process that has not warned yet."""
     images_of_probes._warn_once.cache_clear()
     yield
@@ -32,7 +32,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_unnormalised_images_get_one_line_that_says_what_to_do_once_a_kind(anew, name):
+def test_unnormalised_images_get_one_warning_of_each_kind_that_says_what_to_do(unwarned, name):
     probe, images, head = setting(*CASES["basic blocks"])
     labels = np.arange(5) % WAYS
     pixels = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.float32)
@@ -48,20 +48,20 @@ def test_unnormalised_images_get_one_line_that_says_what_to_do_once_a_kind(anew,
     assert call(pixels) == call(pixels / 255) == []
 
 
-def test_a_warning_names_the_line_of_the_user(anew):
+def test_a_warning_names_the_line_of_the_user(unwarned):
     probe, images, head = setting(*CASES["basic blocks"])
     with pytest.warns(UserWarning, match="0..255") as caught:
         fisher.fisher(probe, 100 * abs(images), head)
     assert caught[0].filename == __file__
 
 
-def test_nothing_is_looked_at_or_warned_of_inside_jit(anew):
+def test_nothing_is_looked_at_or_warned_of_inside_jit(unwarned):
     probe, images, head = setting(*CASES["basic blocks"])
     inside = jax.jit(lambda pixels: fisher.fisher(probe, pixels, head))
     assert warned(lambda: inside(100 * abs(images))) == []
 
 
-def test_images_are_reduced_once_however_many_parts_look_at_them(anew, monkeypatch):
+def test_images_are_reduced_once_however_many_parts_look_at_them(unwarned, monkeypatch):
     probe, images, _ = setting(*CASES["basic blocks"])
     looks = []
     one_look = images_of_probes._extremes
@@ -80,7 +80,7 @@ def drawings(pixels, ink):
 
 @pytest.mark.parametrize("base", [*registry.BASE_SETS, registry.OWN, "gauss-0.1", "gauss-1.6"])
 @pytest.mark.parametrize("alone", [True, False])
-def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
+def test_no_task_of_the_study_is_taken_for_unnormalised(unwarned, base, alone):
     """Any photograph, with the mean and std of its data set: here noise over the whole range; drawings; generated."""
     if base.startswith("gauss"):
         table = load_benchmark(base, pixels=16)
@@ -93,7 +93,7 @@ def test_no_task_of_the_study_is_taken_for_unnormalised(anew, base, alone):
     assert warned(lambda: check_images(task.query_images[0])) == []
 
 
-def test_omniglot_is_not_taken_for_unnormalised_even_at_the_smallest_size(anew, real, tmp_path):
+def test_omniglot_is_not_taken_for_unnormalised_even_at_the_smallest_size(unwarned, real, tmp_path):
     """There strokes spread over most of the pixels."""
     table = load_benchmark("omniglot", pixels=8, settings=prepare.DataSettings(str(real), str(tmp_path)))
     for images in sample_tasks(jax.random.key(0), table, tasks=200).query_images:
