@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from jaxdiv.bar import bar
 from jaxdiv.errors import InputError
+from jaxdiv.progress_bar import bar
 
 _BLOCK = 2**18
 _TIMEOUT_S = 30

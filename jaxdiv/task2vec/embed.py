@@ -10,11 +10,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, PyTree
 
-from jaxdiv.bar import bar
 from jaxdiv.data.episodes import check_tasks, sample_tasks
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import InputError
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
+from jaxdiv.progress_bar import bar
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.fisher import check_estimator, checked, features_in_chunks, finite_fisher
 from jaxdiv.task2vec.head import Keys, Labels, check_head_name, check_labels, fit_head

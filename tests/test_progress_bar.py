@@ -10,8 +10,8 @@ import pytest
 
 from configs import default
 from jaxdiv import embed_benchmark, load_benchmark, load_probe
-from jaxdiv.bar import bar
 from jaxdiv.data.prepare import DataSettings
+from jaxdiv.progress_bar import bar
 from jaxdiv.study import config as door
 from jaxdiv.study import planner
 
