@@ -1,12 +1,10 @@
-"""Class-per-folder images, in a folder or an archive (.tar, .zip), decoded and resized to uint8."""
+"""Class-per-folder images, in a folder or an archive (.tar, .zip), and how classes are split."""
 
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jaxdiv.data.archives import members
 from jaxdiv.errors import InputError, unknown
@@ -77,23 +75,6 @@ def is_image(name: str) -> bool:
     """Whether `name` is that of an image in some folder."""
     path = PurePosixPath(name)
     return path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not path.name.startswith(".")
-
-
-def decoder(pixels: int, gray: bool, cut_bottom: int = 0) -> Callable[[bytes, str], np.ndarray]:
-    """A `decode` for `read_classes`: any format that PIL knows, squeezed to `pixels` x `pixels`, gray or RGB, less the
-    lowest `cut_bottom` rows."""
-
-    def decode(data: bytes, name: str) -> np.ndarray:
-        try:
-            image = Image.open(io.BytesIO(data)).convert("L" if gray else "RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise InputError(f"{name} is no image that can be decoded ({error}): replace or remove it") from None
-        if cut_bottom:
-            image = image.crop((0, 0, image.width, max(image.height - cut_bottom, 1)))
-        resized = np.asarray(image.resize((pixels, pixels), Image.Resampling.BILINEAR))
-        return resized[..., None] if gray else resized
-
-    return decode
 
 
 def split_classes(

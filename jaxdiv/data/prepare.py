@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdiv.data import folder, sources, store, synthetic
+from jaxdiv.data.decode import decoder
 from jaxdiv.data.registry import BASE_SETS, OWN, SOURCES, SPLITS, split_lists
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, at_least
@@ -159,7 +160,7 @@ def _read(base, pixels, settings, progress):
     if not kept:
         raise InputError(f"{where} holds no class of {facts.title} with {settings.min_images} images")
     order = [row for label in kept for _, row in sorted(by_class[label])]
-    decode = folder.decoder(pixels, facts.gray, facts.cut_bottom)
+    decode = decoder(pixels, facts.gray, facts.cut_bottom)
 
     def pieces():
         one = lambda record: decode(record["image"], f"{where}: {record['file'].decode()}")
@@ -178,14 +179,14 @@ def _read_own(base, pixels, settings, progress):
     path = Path(settings.own[base])
     broken: list[str] = []
     lost = broken if settings.skip_broken else None
-    decode = folder.decoder(pixels, False)
+    decode = decoder(pixels, False)
     images = folder.read_classes(path, _EXPECTED, decode, lambda share: progress(share, ""), lost)
     small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
     if small and not settings.partial:
         raise InputError(
-            f"{path}: class {small[0]!r} (and {len(small) - 1} more) has {len(images[small[0]])} images, fewer than "
-            f"`DataSettings.min_images` = {settings.min_images}: lower that, or leave such classes out by "
-            f"`DataSettings.partial=True`"
+            f"{path}: {len(small)} of {len(images)} classes are smaller than `DataSettings.min_images` = "
+            f"{settings.min_images} (class {small[0]!r} is of {len(images[small[0]])}): lower that, or leave such "
+            f"classes out by `DataSettings.partial=True`"
         )
     names = [name for name in images if name not in small]
     if not names:

@@ -11,7 +11,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from jaxdiv.data.archives import load_arrays, members
+from jaxdiv.data.archives import members
+from jaxdiv.data.array_pickle import load_arrays
 from jaxdiv.data.folder import is_image
 from jaxdiv.errors import InputError
 

@@ -191,7 +191,8 @@ def number_points(ax: Any, xs: Sequence[float], ys: Sequence[float], texts: Sequ
         for a, b in itertools.pairwise(path):
             if not (np.isfinite(a).all() and np.isfinite(b).all()):
                 continue
-            steps = max(2, int(np.linalg.norm(b - a) / 3))
+            # A bar that ends far outside the axes is not followed there point by point.
+            steps = int(np.clip(np.linalg.norm(b - a) / 3, 2, 1000))
             strokes.extend(a + (b - a) * t for t in np.linspace(0, 1, steps))
     window = ax.get_window_extent()
     box = tuple(v * scale for v in (window.x0 + 2, window.y0 + 2, window.x1 - 2, window.y1 - 2))

@@ -137,9 +137,9 @@ def table2(correlations: Sequence[Fit], alike: bool = False) -> Table:
             Column(f"{name} R² [95%]", _of_metric(metric, r2_cell), brief=name),
             Column("p", _of_metric(metric, lambda row: p_cell(row.p_value))),
             Column("p, Holm", _of_metric(metric, lambda row: p_cell(row.p_holm)), least=96),
-            Column("n", _of_metric(metric, lambda row: str(row.n))),
             *([Column("paper", _of_metric(metric, _published), least=130)] if alike else []),
         ]
+    columns.append(Column("n", lambda line: " / ".join(dict.fromkeys(str(row.n) for row in line[2].values()))))
     text = (
         "R² of the degree-1 fit over n benchmarks, p against zero, and p corrected (Holm) for all tests of this table."
     )

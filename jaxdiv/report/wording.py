@@ -27,7 +27,7 @@ VERDICTS = {
     Verdict.NEITHER: "undecided, neither given the other",
 }
 REASONS = {
-    Reason.TOO_FEW_POINTS: "undefined: {n}, at least 3 are needed",
+    Reason.TOO_FEW_POINTS: "undefined: {n}, fewer than 3",
     Reason.SAME_X: "undefined: all {n} have the same diversity",
     Reason.SAME_Y: "undefined: all {n} have the same {metric}",
     Reason.NO_INTERVAL: "with {n} the interval is all of [0, 1] and says nothing",

@@ -25,7 +25,8 @@ from PIL import Image
 from sample_archives import one_line
 
 from jaxdiv.data import builders, store
-from jaxdiv.data.archives import load_arrays, members
+from jaxdiv.data.archives import members
+from jaxdiv.data.array_pickle import load_arrays
 from jaxdiv.data.prepare import DataSettings, prepare_base_set
 from jaxdiv.data.registry import split_lists
 from jaxdiv.errors import InputError

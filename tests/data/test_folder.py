@@ -8,6 +8,7 @@ from official_archives import write_tar, write_zip
 from sample_archives import of_classes, one_line, png
 
 from jaxdiv.data import folder
+from jaxdiv.data.decode import decoder
 from jaxdiv.errors import InputError
 
 
@@ -16,7 +17,7 @@ def zipped(path, files):
 
 
 def read(path, expected="a test archive"):
-    return folder.read_classes(path, expected, folder.decoder(4, gray=False), lambda share: None)
+    return folder.read_classes(path, expected, decoder(4, gray=False), lambda share: None)
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "folder"])

@@ -11,7 +11,8 @@ import official_archives as official
 import pytest
 from sample_archives import one_line, prepare
 
-from jaxdiv.data import benchmarks, builders, folder, registry
+from jaxdiv.data import benchmarks, builders, registry
+from jaxdiv.data.decode import decoder
 from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.data.prepare import DataSettings
 from jaxdiv.errors import InputError
@@ -59,7 +60,7 @@ def test_omniglots_strokes_are_1_on_a_background_of_0(omniglot, real):
     # At its native size a drawing is nothing but strokes and background.
     with zipfile.ZipFile(real / "omniglot_png.zip") as archive:
         name = next(name for name in archive.namelist() if name.endswith(".png"))
-        drawing = folder.decoder(105, gray=True)(archive.read(name), name)
+        drawing = decoder(105, gray=True)(archive.read(name), name)
     normalised = (drawing / 255 - table.mean[0, 0]) / table.std[0, 0]
     assert set(np.unique(np.rint(normalised * 1e6) / 1e6)) == {0, 1} and 0 < normalised.mean() < 0.2
 

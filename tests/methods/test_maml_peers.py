@@ -17,8 +17,8 @@ import pytest
 from precision import enable_x64
 
 from bench import layouts
+from jaxdiv.data.decode import decoder
 from jaxdiv.data.episodes import Task
-from jaxdiv.data.folder import decoder
 from jaxdiv.methods import maml
 from jaxdiv.nets.conv4 import Conv4
 from jaxdiv.nets.resnet12 import ResNet12

@@ -276,8 +276,8 @@ def degenerate():
     nothing_known = {part: tuple(map(blank, getattr(small, part))) for part in parts}
     return {
         "nothing": (Analysis(), "No R² is defined"),
-        "one benchmark": (analysis(*study(1, two, ("own",))), "1 benchmark, at least 3 are needed"),
-        "two benchmarks": (full_analysis(benchmarks=2, methods=two, test_sets=("own",)), "at least 3 are needed"),
+        "one benchmark": (analysis(*study(1, two, ("own",))), "1 benchmark, fewer than 3"),
+        "two benchmarks": (full_analysis(benchmarks=2, methods=two, test_sets=("own",)), "2 benchmarks, fewer than 3"),
         "three benchmarks": (
             full_analysis(benchmarks=3, methods=two, test_sets=("own",)),
             "all of [0, 1] and says nothing",

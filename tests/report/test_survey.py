@@ -217,7 +217,7 @@ def test_folders_that_cannot_be_measured_are_refused(photos, tmp_path):
         (tmp_path / "one" / "only" / file.name).write_bytes(file.read_bytes())
     assert "has 1 classes, fewer than ways=5" in refusal(config(tmp_path / "one"), tmp_path / "c")
     too_few = config(photos, **{"task.queries": 9})
-    fewer = "has 10 images, fewer than --config.task.shots + --config.task.queries = 11"
+    fewer = "6 of 6 classes are smaller than --config.task.shots + --config.task.queries = 11"
     assert fewer in refusal(too_few, tmp_path / "d")
     (tmp_path / "empty").mkdir()
     assert "holds no image" in refusal(config(tmp_path / "empty"), tmp_path / "e")
