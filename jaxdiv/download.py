@@ -16,8 +16,19 @@ _TIMEOUT_S = 30
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `$JAXDIV_CACHE`, otherwise `~/.cache/jaxdiv`."""
-    return Path(os.environ.get("JAXDIV_CACHE") or Path.home() / ".cache" / "jaxdiv")
+    """Where downloads are kept: `$JAXDIV_CACHE`, otherwise `~/.cache/jaxdiv`.
+
+    Raises:
+      InputError: there is no home folder.
+    """
+    if given := os.environ.get("JAXDIV_CACHE"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "jaxdiv"
+    except RuntimeError:
+        raise InputError(
+            "there is no home folder to keep downloads in: set HOME, or JAXDIV_CACHE to a folder"
+        ) from None
 
 
 def fetch(url: str, file: Path, sha256: str = "", progress: Callable[[float], None] | None = None) -> None:

@@ -85,8 +85,8 @@ OWN = {"benchmarks": ("images",), "methods": ()}
 
 def test_a_folder_that_does_not_exist_is_said_before_anything_is_written(tmp_path):
     assert "nowhere is missing: expected a folder" in refused(tmp_path / "w", **OWN, images=str(tmp_path / "nowhere"))
-    line = said(lambda: check_inputs("mine", DataSettings(own={"mine": str(tmp_path / "nowhere")})))
-    assert line.endswith("put it there or set `DataSettings.own`")
+    line = said(lambda: DataSettings(own={"mine": str(tmp_path / "nowhere")}).outline("mine"))
+    assert "nowhere is missing" in line
 
 
 def test_no_folder_at_all_is_said_before_anything_is_written(tmp_path):
@@ -124,7 +124,7 @@ def test_a_file_of_weights_that_does_not_exist_is_said_before_anything_is_writte
 
 def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anything_is_written(tmp_path):
     (tmp_path / "a").mkdir()
-    own = {**OWN, "images": str(tmp_path)}
+    own = {**OWN, "images": str(tmp_path / "a")}
     line = refused(tmp_path / "w", **own, **{"data.split.file": str(tmp_path / "none.txt")})
     assert line.startswith(f"--config.data.split.file: {tmp_path}/none.txt cannot be read")
     line = refused(tmp_path / "w", **own, **{"data.split.fractions": (0.5, 0.1, 0.1)})

@@ -9,7 +9,9 @@ from PIL import Image, UnidentifiedImageError
 from jaxdiv.errors import InputError
 
 
-def decoder(pixels: int, gray: bool, cut_bottom: int = 0) -> Callable[[bytes, str], np.ndarray]:
+def decoder(
+    pixels: int, gray: bool, cut_bottom: int = 0, background: str = "white", value_range: tuple[float, ...] = ()
+) -> Callable[[bytes, str], np.ndarray]:
     """A `decode` for `read_classes`: any format that PIL knows, squeezed to `pixels` x `pixels`, gray or RGB, less the
     lowest `cut_bottom` rows."""
 

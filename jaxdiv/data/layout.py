@@ -1,13 +1,21 @@
 """A user's data set as it lies: which images it has, of which class and split each is, and what was left out.
 
-Any source -> `Found`, without reading a pixel; `prepare` then reads the images, in the source's own order, and stores them.
+Any source -> `Found`, without reading a pixel; `prepare` then reads the images, in the source's own order, and stores
+them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxdiv.data import folder
+from jaxdiv.data.archives import members
+from jaxdiv.errors import InputError
+
+_EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"
 
 
 @dataclass(frozen=True)
@@ -66,4 +74,27 @@ def find(own: OwnSet) -> Found:
     Raises:
       InputError: missing; damaged or unsafe; of no layout that is known; of two readings, which the message names.
     """
-    raise NotImplementedError  # built on the branch `layout`
+    path = Path(own.path)  # a stand-in: the branch `layout` has the real one
+    if not path.exists():
+        raise folder.missing(path, _EXPECTED)
+    names = [name for name, _ in members(path, folder.is_image, _EXPECTED)]
+    if not names:
+        raise InputError(f"{path} holds no image in a folder of its class: expected {_EXPECTED}")
+    items = sorted((Item(name, str(PurePosixPath(name).parent)) for name in names), key=lambda item: item[1::-1])
+    numbers = {item.name: number for number, item in enumerate(items)}
+
+    def read() -> Iterator[tuple[int, bytes | np.ndarray]]:
+        for name, file in members(path, numbers.__contains__, _EXPECTED):
+            yield numbers[name], file.read()
+
+    return Found(items, read)
+
+
+def split_items(
+    found: Found, own: OwnSet, fractions: Sequence[float], seed: int, splits: Sequence[str]
+) -> dict[str, str]:
+    """The split of each class: by the split file, by the set itself, or by fractions and a seed."""
+    mine = {item.of_class: item.split for item in found.items}
+    if not own.split and all(mine.values()):
+        return mine
+    return folder.split_classes(list(mine), fractions, seed, own.split, splits)

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdiv.data import contact_sheet, registry, store
 from jaxdiv.files import replacing
+from jaxdiv.report import data_sets
 from jaxdiv.study.planner import Plan, shown, table_folder
 
 
@@ -31,7 +32,27 @@ def write(plan: Plan) -> Path | None:
     for name in shown(study):
         stored = [store.read_table(table_folder(unit)) for unit in plan.parts(name, pixels)]
         with replacing(folder / f"{name}.png") as temporary:
-            contact_sheet.contact_sheet(name, stored, study.own).save(temporary, "PNG")
+            contact_sheet.contact_sheet(name, stored, study.own, _notes(plan)).save(temporary, "PNG")
     with replacing(file) as temporary:
         temporary.write_text(text)
     return file
+
+
+def _notes(plan: Plan) -> dict[str, list[str]]:
+    """What was recognised in the user's data sets, and what was left out of them, in lines."""
+    results = {unit.spec.base: unit.result for unit in plan.prepared.values() if unit.spec.base in plan.own}
+    return {
+        name: [*found["notes"], *([data_sets.left_out(found["left_out"])] if found["left_out"] else [])]
+        for name, found in results.items()
+    }
+
+
+def lost(plan: Plan) -> dict[str, dict[str, list[str]]]:
+    """What of the user's data sets was left out only when it was read, by name and reason."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for unit in plan.prepared.values():
+        if (name := unit.spec.base) in plan.own:
+            known = plan.outlines[name].left_out
+            news = {reason: names for reason, names in unit.result["left_out"].items() if reason not in known}
+            found |= {name: news} if news else {}
+    return found
