@@ -6,13 +6,17 @@ import numpy as np
 
 from jaxdiv.data.outline import Outline
 from jaxdiv.data.registry import SPLITS
+from jaxdiv.report.comparison import one_task
 from jaxdiv.report.wording import listed
 
 _SOME = 3  # names that are told one by one
 
 
-def found(name: str, outlined: Outline) -> list[str]:
-    """One or two lines: its classes, how many images they have, its splits; what was recognised and left out."""
+def found(name: str, outlined: Outline, ways: int, images: int) -> list[str]:
+    """A few lines: its classes, how many images they have, its splits; what was recognised and left out.
+
+    ways, images: classes of a task, and images of each.
+    """
     count, split = np.array(outlined.count), np.array(outlined.split)
     classes = [f"{(split == number).sum()} {title}" for number, title in enumerate(SPLITS) if (split == number).any()]
     spread = f"{count.min()} to {count.max()}" if count.min() < count.max() else f"{count.min()}"
@@ -21,7 +25,9 @@ def found(name: str, outlined: Outline) -> list[str]:
         f"{f' (median {np.median(count):g})' if count.min() < count.max() else ''}, {count.sum():,} in all"
     )
     more = [*outlined.found.notes, *([left_out(outlined.left_out)] if outlined.left_out else [])]
-    return [first, *([f"{name}: {'; '.join(more)}"] if more else [])]
+    lines = [first, *([f"{name}: {'; '.join(more)}"] if more else [])]
+    trains = count[split == 0]
+    return [*lines, *([one_task(name, ways * images)] if len(trains) == ways and (trains == images).all() else [])]
 
 
 def left_out(lost: Mapping[str, Sequence[str]], most: int = _SOME) -> str:

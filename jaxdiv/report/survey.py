@@ -111,7 +111,8 @@ def _lead(found: Survey, cross: Sequence[CrossDistance], differences: Sequence[D
     """What the survey says, in sentences."""
     classes = {name: source.classes for name, source in found.sources.items()}
     text = [*comparison.coefficients(found.rows), *comparison.between(cross), *comparison.verdicts(differences)]
-    return text + comparison.shared_classes(found.rows, classes)
+    images = {name: source.images for name, source in found.sources.items()}
+    return text + comparison.shared_classes(found.rows, classes) + comparison.same_images(found.rows, classes, images)
 
 
 def _page(

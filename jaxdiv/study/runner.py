@@ -84,8 +84,9 @@ def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequen
 
 def _say_found(plan: Plan, names: Container[str], console: Console) -> None:
     """What the user's data sets hold, before anything is computed."""
+    task = plan.study.task
     for name, outlined in plan.outlines.items():
-        for line in data_sets.found(name, outlined) if name in names else ():
+        for line in data_sets.found(name, outlined, task.ways, task.shots + task.queries) if name in names else ():
             console.print(line, highlight=False, markup=False)
 
 
