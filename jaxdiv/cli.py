@@ -6,6 +6,7 @@ work and its settings; a second run does only the missing work. WORKDIR/report/r
 """
 
 import ast
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, unknown
+from jaxdiv.files import local_path
 from jaxdiv.study.flags import split_flags
 
 _HELP = """\
@@ -97,7 +100,8 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     keep_freed_memory()
     threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxdiv" / "compiled"))
+        with contextlib.suppress(InputError):  # no home folder: it then compiles every time
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
     given = flags.FLAGS
     try:
@@ -114,7 +118,8 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
             return _fail(f"--coordinator={given.coordinator}: {str(error).splitlines()[0]}")
     action = runner.dry_run if given.dry_run else runner.run
     try:
-        return action(config, Path(given.workdir), given.stages, Console()) or 0
+        workdir = Path(local_path(given.workdir, "--workdir"))
+        return action(config, workdir, given.stages, Console()) or 0
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

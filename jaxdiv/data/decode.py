@@ -1,6 +1,7 @@
 """Encoded images -> pixels as networks take them: decoded, gray or RGB, of one size, uint8."""
 
 import io
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,12 @@ from jaxdiv.errors import InputError
 
 
 def decoder(
-    pixels: int, gray: bool, cut_bottom: int = 0, background: str = "white", value_range: tuple[float, ...] = ()
+    pixels: int,
+    gray: bool,
+    cut_bottom: int = 0,
+    background: str = "white",
+    value_range: tuple[float, ...] = (),
+    notes: Counter[str] | None = None,
 ) -> Callable[[bytes, str], np.ndarray]:
     """A `decode` for `read_classes`: any format that PIL knows, squeezed to `pixels` x `pixels`, gray or RGB, less the
     lowest `cut_bottom` rows."""

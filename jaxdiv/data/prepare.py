@@ -97,9 +97,9 @@ def prepare_base_set(
       outlined: the outline of a user's set, where it is known already.
 
     Returns:
-      Facts for the manifest: classes and images per split, the least, median and greatest number of images of a class,
-      what was left out by the reason in words, what was recognised, the sha256 of the pixels, and each archive's name,
-      sha256 and size.
+      Facts for the manifest: classes and images per split; the least, median and greatest number of images of a class;
+      what was left out, what was recognised, and how many images were changed, in words; the sha256 of the pixels; and
+      each archive's name, sha256 and size.
 
     Raises:
       InputError: archives as `builders.prepare`; a class that is absent or too small; a broken image; a full disk.
@@ -109,12 +109,13 @@ def prepare_base_set(
     archives: list[dict[str, Any]] = []
     left_out: Mapping[str, Sequence[str]] = {}
     notes: Sequence[str] = ()
+    changed: dict[str, int] = {}
     count: Sequence[int]
     split: Sequence[int]
     if base in settings.own:
         outlined = outlined or settings.outline(base)
         how = (settings.min_images, settings.partial, settings.skip_broken)
-        digest, settled, left_out = write_own(settings.own_set(base), outlined, pixels, into, *how, progress)
+        digest, settled, left_out, changed = write_own(settings.own_set(base), outlined, pixels, into, *how, progress)
         count, split, notes = settled.counts, settled.split, outlined.found.notes
     else:
         pieces: Iterator[np.ndarray]
@@ -127,6 +128,7 @@ def prepare_base_set(
     facts: dict[str, Any] = {
         "left_out": {reason: list(lost) for reason, lost in left_out.items() if lost},
         "notes": list(notes),
+        "changed": dict(sorted(changed.items())),
         "images_per_class": {
             "least": int(min(count)),
             "median": float(np.median(count)),

@@ -1,7 +1,7 @@
 """A user's data set -> a stored table: images are read one by one, decoded, and written to their places."""
 
 import hashlib
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,11 +32,12 @@ def write_own(
     partial: bool,
     skip_broken: bool,
     progress: Callable[[float, str], None],
-) -> tuple[str, Settled, dict[str, Sequence[str]]]:
+) -> tuple[str, Settled, dict[str, Sequence[str]], dict[str, int]]:
     """Make the table of a user's set at `pixels` x `pixels` in the folder `into`.
 
     Returns:
-      The sha256 of its pixels; what is in it; and what was left out of it, by the reason in words.
+      The sha256 of its pixels; what is in it; what was left out of it, by the reason in words; and how many images were
+      changed, by how: "turned as its EXIF says".
 
     Raises:
       InputError: as `outline`; an image that cannot be decoded, unless `skip_broken`; a set that is all of one colour.
@@ -47,13 +48,14 @@ def write_own(
     of_row = np.repeat(np.arange(len(outlined.count)), outlined.count)
     levels = np.zeros((2, 3, _LEVELS), np.int64)  # how often each value is there: in the train split, in the others
     contents: dict[int, bytes] = {}  # by row
+    changed: Counter[str] = Counter()
     left_out: dict[str, list[str]] = defaultdict(list)
     left_out |= {reason: list(names) for reason, names in outlined.left_out.items()}
     name = lambda row: items[int(rows[row])].name
 
     def images() -> Iterator[tuple[int, np.ndarray]]:
         done = 0
-        for row, content, image in _decoded(own, outlined, pixels):
+        for row, content, image in _decoded(own, outlined, pixels, changed):
             done += 1
             if done % 64 == 0 or done == len(rows):
                 progress(done / len(rows), f"{done} of {len(rows)} images at {pixels} px")
@@ -99,7 +101,7 @@ def write_own(
         return _statistics(own, levels[0])
 
     digest, settled = store.write_rows(into, images(), (len(rows), pixels, pixels, 3), settle, look, statistics)
-    return digest, settled, {reason: names for reason, names in left_out.items() if names}
+    return digest, settled, {reason: names for reason, names in left_out.items() if names}, dict(changed)
 
 
 def check_normalisation(given: Any) -> None:
@@ -120,12 +122,14 @@ def check_normalisation(given: Any) -> None:
         )
 
 
-def _decoded(own: OwnSet, outlined: Outline, pixels: int) -> Iterator[tuple[int, bytes, np.ndarray | InputError]]:
+def _decoded(
+    own: OwnSet, outlined: Outline, pixels: int, changed: Counter[str]
+) -> Iterator[tuple[int, bytes, np.ndarray | InputError]]:
     """Row, hash of the content, and the image or what is wrong with it, of every image of the table."""
     items = outlined.found.items
     row_of = np.full(len(items), -1)
     row_of[outlined.items] = np.arange(len(outlined.items))
-    decode = decoder(pixels, False, background=own.background, value_range=own.value_range)
+    decode = decoder(pixels, False, background=own.background, value_range=own.value_range, notes=changed)
 
     def one(content: Any, name: str) -> tuple[bytes, np.ndarray | InputError]:
         data = content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()

@@ -37,3 +37,9 @@ def left_out(lost: Mapping[str, Sequence[str]], most: int = _SOME) -> str:
         more = f" and {len(names) - most} more" if len(names) > most else ""
         told.append(f"{reason} ({len(names)}: {', '.join(names[:most])}{more})")
     return f"left out: {'; '.join(told)}"
+
+
+def read(changed: Mapping[str, int], lost: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines of what reading the images showed: how many were changed and how, and what was left out."""
+    told = [f"{how} ({images:,} image{'s' if images > 1 else ''})" for how, images in changed.items()]
+    return [*([f"changed: {'; '.join(told)}"] if told else []), *([left_out(lost)] if lost else [])]

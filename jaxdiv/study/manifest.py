@@ -42,17 +42,17 @@ def _notes(plan: Plan) -> dict[str, list[str]]:
     """What was recognised in the user's data sets, and what was left out of them, in lines."""
     results = {unit.spec.base: unit.result for unit in plan.prepared.values() if unit.spec.base in plan.own}
     return {
-        name: [*found["notes"], *([data_sets.left_out(found["left_out"])] if found["left_out"] else [])]
-        for name, found in results.items()
+        name: [*found["notes"], *data_sets.read(found["changed"], found["left_out"])] for name, found in results.items()
     }
 
 
-def lost(plan: Plan) -> dict[str, dict[str, list[str]]]:
-    """What of the user's data sets was left out only when it was read, by name and reason."""
-    found: dict[str, dict[str, list[str]]] = {}
+def news(plan: Plan) -> list[str]:
+    """What was found only when the images of the user's data sets were read, in lines."""
+    lines: dict[str, list[str]] = {}
     for unit in plan.prepared.values():
         if (name := unit.spec.base) in plan.own:
-            known = plan.outlines[name].left_out
-            news = {reason: names for reason, names in unit.result["left_out"].items() if reason not in known}
-            found |= {name: news} if news else {}
-    return found
+            known, found = plan.outlines[name].left_out, unit.result
+            lost = {reason: names for reason, names in found["left_out"].items() if reason not in known}
+            lost = lost if plan.study.methods else {}  # a survey says it at its end
+            lines[name] = [f"{name}: {line}" for line in data_sets.read(found["changed"], lost)]
+    return [line for of_set in lines.values() for line in of_set]

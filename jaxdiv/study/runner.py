@@ -153,8 +153,8 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
     if "prepare" in stages and not failures and (file := manifest.write(plan)):
-        for name, lost in manifest.lost(plan).items() if plan.study.methods else ():  # else the survey says it
-            console.print(f"{name}: {data_sets.left_out(lost)}", highlight=False, markup=False)
+        for line in manifest.news(plan):
+            console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
     if not plan.study.methods:
         if "report" in stages:

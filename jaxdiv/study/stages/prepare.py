@@ -44,6 +44,7 @@ class Result:
     Attributes:
       left_out: names of classes and images by the reason in words.
       notes: what was recognised in the user's own.
+      changed: how many images were changed, by how.
       images_per_class: the least, the median and the most.
       sha256: of all pixels.
       archives: name, sha256 and size of each.
@@ -52,6 +53,7 @@ class Result:
 
     left_out: dict[str, list[str]]
     notes: list[str]
+    changed: dict[str, int]
     images_per_class: dict[str, float]
     sha256: str
     archives: list[dict[str, Any]]
