@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def _prepare(path: Path) -> None:
     from jaxdiv.data.prepare import DataSettings, prepare_base_set
     from jaxdiv.progress_bar import bar
 
-    settings = DataSettings(own={"mine": str(path)})
+    settings = DataSettings(own={"mine": str(path)}, min_images=2)
     times = [time.monotonic()]
     outlined = settings.outline("mine")
     times.append(time.monotonic())
@@ -59,7 +60,7 @@ def _prepare(path: Path) -> None:
         prepare_base_set("mine", PIXELS.value, settings, Path(into) / "table", told, outlined)
     times.append(time.monotonic())
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
-    spent = " | ".join(f"{end - start:.0f} s" for start, end in zip(times[:-1], times[1:], strict=True))
+    spent = " | ".join(f"{end - start:.0f} s" for start, end in pairwise(times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
     print(
         f"| {path.name} | {len(outlined.items):,} | {size / 1e9:.2f} GB | {spent} | {peak / 1e9:.2f} GB |", flush=True
