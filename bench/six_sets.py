@@ -31,7 +31,7 @@ LAUNCH = Path(__file__).parents[1] / "launch.py"
 _NPZ_PIXELS = 48  # a .npz has images of one size
 _CHARACTERS = 200  # of Omniglot
 SETTINGS = {
-    "config.benchmarks": "('caltech','gtsrb','tiny','mini','flowers','omniglot_own','caltech+gtsrb','mini+omniglot_own')",
+    "config.benchmarks": "('caltech','gtsrb','tiny','mini','flowers','drawn','caltech+gtsrb','mini+drawn')",
     "config.methods": "('pt','fo_maml_5','ho_maml_5')",
     "config.probe.name": "resnet50_v1",
     "config.probe.pixels": "48",
@@ -155,7 +155,7 @@ def _tfds(samples: Path, forms: Path) -> Path:
     return folder / "characters" / "1.0.0"
 
 
-FORMS = {"caltech": _folder, "gtsrb": _tar, "tiny": _zip, "mini": _csv, "flowers": _npz, "omniglot_own": _tfds}
+FORMS = {"caltech": _folder, "gtsrb": _tar, "tiny": _zip, "mini": _csv, "flowers": _npz, "drawn": _tfds}
 
 if __name__ == "__main__":
     app.run(main)
