@@ -1,63 +1,25 @@
 """A user's data set as it lies: which images it has, of which class and split each is, and what was left out.
 
-Any source -> `Found`, without reading a pixel; `prepare` then reads the images, in the source's own order, and stores them.
+Any source -> `Found`, without reading a pixel; `prepare` then reads the images, in the source's order, and stores them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import lzma
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
 
-import numpy as np
+from jaxdiv.data import hf_sets, npz_arrays, tfds_sets
+from jaxdiv.data.class_folders import LOOSE, Labelled, label_by_folder
+from jaxdiv.data.csv_labels import label_by_csv
+from jaxdiv.data.found import Found, Item, OwnSet
+from jaxdiv.data.kinds import HEAD, other_kind
+from jaxdiv.data.splits import by_class
+from jaxdiv.data.text import composed
+from jaxdiv.data.tree import EXPECTED, NO_IMAGE, Tree, list_tree
+from jaxdiv.errors import InputError
 
-
-@dataclass(frozen=True)
-class OwnSet:
-    """One of the user's data sets, as the configuration or a caller describes it.
-
-    Attributes:
-      path: a folder, a .zip or .tar (also compressed), a .npz, `tfds:NAME` or the folder of a prepared TFDS data set,
-        `hf:NAME` or the folder of a saved Hugging Face data set.
-      split: a file with a line `SPLIT CLASS` for each class; empty: the set's own split, or by fractions and a seed.
-      labels: the CSV of a folder of images, inside it or beside it; empty: the only one there is.
-      columns: what the CSV calls an image's file, its class and its split.
-      background: what shows through transparent pixels, "white" or "black".
-      value_range: the values of black and white in 16-bit and float images; empty: those of the images' type.
-      normalisation: "imagenet", "measured" (from the train split), or (mean, std) of each channel, of pixels in 0..1.
-    """
-
-    path: str
-    split: str = ""
-    labels: str = ""
-    columns: tuple[str, str, str] = ("filename", "label", "split")
-    background: str = "white"
-    value_range: tuple[float, ...] = ()
-    normalisation: str | tuple[tuple[float, ...], tuple[float, ...]] = "imagenet"
-
-
-class Item(NamedTuple):
-    """One image: its name inside the set, its class, and its split ("train", "val", "test"; "": the set has none)."""
-
-    name: str
-    of_class: str
-    split: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a data set holds.
-
-    Attributes:
-      items: every image, in the order of (class, name).
-      read: yields (number of an item, its encoded bytes or its array), each once, in the order in which the source is
-        read fastest; one image is in memory at a time.
-      left_out: names of files and classes that are not images of the set, by the reason in words.
-      notes: what was recognised, in words: "train/, val/ and test/ are its splits".
-    """
-
-    items: Sequence[Item]
-    read: Callable[[], Iterator[tuple[int, bytes | np.ndarray]]]
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+__all__ = ["Found", "Item", "OwnSet", "find"]
 
 
 def find(own: OwnSet) -> Found:
@@ -66,4 +28,101 @@ def find(own: OwnSet) -> Found:
     Raises:
       InputError: missing; damaged or unsafe; of no layout that is known; of two readings, which the message names.
     """
-    raise NotImplementedError  # built on the branch `layout`
+    try:
+        return _find(own)
+    except InputError as error:
+        if str(own.path) in str(error) or str(Path(own.path).expanduser()) in str(error):
+            raise
+        raise InputError(f"{own.path}: {error}") from None
+
+
+def check_exists(own: OwnSet) -> None:
+    """Raise InputError where there is nothing at `own.path`; what has a name instead of a path is not looked for."""
+    if not own.path or not (Path(own.path).expanduser().exists() or _named(own.path)):
+        raise InputError(
+            f"{own.path or 'the path of a data set'} is missing: expected {EXPECTED}; put it there or set `OwnSet.path`"
+        )
+
+
+def _named(path: str) -> tuple[str, str] | None:
+    """Whose data set `tfds:NAME` and `hf:NAME` are, and its name; None for a path."""
+    kind, _, name = path.partition(":")
+    return (kind, name) if kind in ("tfds", "hf") and name and not Path(path).exists() else None
+
+
+def _find(own: OwnSet) -> Found:
+    check_exists(own)
+    path = Path(own.path).expanduser()
+    if named := _named(own.path):
+        kind, name = named
+        return tfds_sets.find_prepared(tfds_sets.named(name), own) if kind == "tfds" else hf_sets.find_named(name, own)
+    if path.is_dir():
+        version = tfds_sets.newest(path)
+        if hf_sets.is_saved(path):
+            return hf_sets.find_saved(path, own)
+        return tfds_sets.find_prepared(version, own) if version else _of_tree(list_tree(path), own)
+    if npz_arrays.is_npz(path):
+        return npz_arrays.find_arrays(path)
+    _check_kind(path)
+    return _of_tree(list_tree(path), own)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise InputError for a file that is no archive; one that is damaged is the archive's reader's to tell."""
+    if not path.is_file():
+        raise InputError(f"{path} is neither a folder nor a file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        archive = zipfile.is_zipfile(path) or tarfile.is_tarfile(path)  # whose first bytes may be a file's name
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (EOFError, zlib.error, lzma.LZMAError):
+        return
+    if not archive and (kind := other_kind(head)):
+        raise InputError(f"{path} is {kind[0]}: {kind[1]}")
+    if not archive and path.suffix.lower() in (".csv", ".tsv"):
+        raise InputError(f"{path} has labels alone: give the folder of its images, and this as `OwnSet.labels`")
+
+
+def _of_tree(tree: Tree, own: OwnSet) -> Found:
+    """The images of a folder or an archive: their classes by a CSV where there is one, else by their folders."""
+    by_folder, unclear = None, None
+    try:
+        by_folder = label_by_folder(tree.images, own.nested)
+    except InputError as error:
+        unclear = error
+    labelled = label_by_csv(tree, own, by_folder) or by_folder
+    if not labelled:
+        assert unclear
+        raise unclear
+    if not labelled.images:
+        raise _no_image(tree, labelled)
+    split_of, note = by_class(Item(*image) for image in labelled.images)
+    rows = sorted((of_class, composed(name), name) for name, of_class, _ in labelled.images)
+    items = [Item(shown, of_class, split_of.get(of_class, "")) for of_class, shown, _ in rows]
+    numbers = {name: number for number, (_, _, name) in enumerate(rows)}
+    unused = {NO_IMAGE: [name for name in tree.tables if name not in labelled.tables]}
+    left_out: dict[str, list[str]] = {}
+    for part in (tree.left_out, unused, labelled.left_out):
+        for why, names in part.items():
+            if names:
+                left_out.setdefault(why, []).extend(map(composed, names))
+    notes = [*tree.notes, *labelled.notes, *([note] if note else [])]
+    return Found(items, lambda: tree.read(numbers), left_out, notes)
+
+
+def _no_image(tree: Tree, labelled: Labelled) -> InputError:
+    others = [*tree.tables, *(name for names in tree.left_out.values() for name in names)]
+    loose = labelled.left_out.get(LOOSE, [])
+    has = (
+        f"{len(loose)} in no such folder ({loose[0]})"
+        if loose
+        else f"{len(others)} other files ({others[0]})"
+        if others
+        else "nothing"
+    )
+    return InputError(
+        f"{tree.path} holds no image in a folder of its class, but {has}: expected {EXPECTED}, or images and a CSV of "
+        f"their labels"
+    )

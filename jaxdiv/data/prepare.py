@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiv.data import folder, sources, store, synthetic
+from jaxdiv.data import layout, sources, splits, store, synthetic
 from jaxdiv.data.decode import decoder
+from jaxdiv.data.layout import OwnSet
 from jaxdiv.data.registry import BASE_SETS, OWN, SOURCES, SPLITS, split_lists
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, at_least
 
-_EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"
 _CHUNK = 256  # images decoded at once
 Progress = Callable[[float, str], None]
 
@@ -32,7 +32,7 @@ class DataSettings:
         and named in the facts. Otherwise they are an error.
       min_images: shots + queries: the images that a task needs of a class.
       own: the user's data sets: a folder (or .zip, .tar) of images by its name, a sub-folder per class.
-      fractions, split_seed, split_file: how their classes are split (`folder.split_classes`).
+      fractions, split_seed, split_file: how their classes are split (`splits.split_classes`).
       skip_broken: leave out their images that cannot be decoded, and name them in the facts; otherwise an error.
       classes, images_per_class, seed: of a generated benchmark: classes per split, images per class, the draw.
     """
@@ -97,9 +97,8 @@ def check_inputs(base: str, settings: DataSettings) -> None:
     if base in settings.own or base == OWN:
         if base == OWN:  # all of the user's own sets, of which there are none
             raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by `DataSettings.own`")
-        if not Path(settings.own[base]).exists():
-            raise folder.missing(Path(settings.own[base]), _EXPECTED)
-        folder.check_split(settings.fractions, settings.split_file, SPLITS)
+        layout.check_exists(OwnSet(settings.own[base]))
+        splits.check_split(settings.fractions, settings.split_file, SPLITS)
     elif base in BASE_SETS:
         sources.find(SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
     else:
@@ -176,26 +175,40 @@ def _read(base, pixels, settings, progress):
 
 
 def _read_own(base, pixels, settings, progress):
-    path = Path(settings.own[base])
+    own = OwnSet(settings.own[base], split=settings.split_file)
+    found = layout.find(own)
     broken: list[str] = []
-    lost = broken if settings.skip_broken else None
+    images: dict[str, list[np.ndarray]] = {}
     decode = decoder(pixels, False)
-    images = folder.read_classes(path, _EXPECTED, decode, lambda share: progress(share, ""), lost)
+    decoded: list[np.ndarray | None] = [None] * len(found.items)
+    for done, (number, content) in enumerate(found.read()):
+        name = found.items[number].name
+        try:
+            decoded[number] = decode(content, f"{own.path}: {name}")  # type: ignore[arg-type]
+        except InputError:
+            if not settings.skip_broken:
+                raise
+            broken.append(name)
+        if done % 64 == 0:
+            progress(done / len(decoded), "")
+    for item, image in zip(found.items, decoded, strict=True):
+        of_class = images.setdefault(item.of_class, [])
+        if image is not None:
+            of_class.append(image)
     small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
     if small and not settings.partial:
         raise InputError(
-            f"{path}: {len(small)} of {len(images)} classes are smaller than `DataSettings.min_images` = "
+            f"{own.path}: {len(small)} of {len(images)} classes are smaller than `DataSettings.min_images` = "
             f"{settings.min_images} (class {small[0]!r} is of {len(images[small[0]])}): lower that, or leave such "
             f"classes out by `DataSettings.partial=True`"
         )
-    names = [name for name in images if name not in small]
-    if not names:
-        raise InputError(f"{path}: none of its {len(images)} classes has {settings.min_images} images")
-    split_of = folder.split_classes(names, settings.fractions, settings.split_seed, settings.split_file, SPLITS)
-    unlisted = [name for name in names if name not in split_of]
-    kept = sorted(split_of, key=lambda name: (SPLITS.index(split_of[name]), name))
+    if len(small) == len(images):
+        raise InputError(f"{own.path}: none of its {len(images)} classes has {settings.min_images} images")
+    split_of = splits.split_items(found, own, settings.fractions, settings.split_seed, SPLITS)
+    unlisted = [name for name in images if name not in split_of and name not in small]
+    kept = sorted(split_of.keys() - set(small), key=lambda name: (SPLITS.index(split_of[name]), name))
     split = [SPLITS.index(split_of[name]) for name in kept]
-    return [images[name] for name in kept], kept, split, [*small, *unlisted, *broken]
+    return [np.stack(images[name]) for name in kept], kept, split, [*small, *unlisted, *broken]
 
 
 def _split_by_order(facts, listed, where):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiv.data.folder import is_image
+from jaxdiv.data.kinds import is_image_in_folder as is_image
 from jaxdiv.files import replacing
 from jaxdiv.report import comparison
 from jaxdiv.report import html as page

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiv.data import registry
-from jaxdiv.data.folder import fingerprint
 from jaxdiv.data.prepare import DataSettings, prepare_base_set
+from jaxdiv.data.tree import fingerprint
 from jaxdiv.study.sections import NO_RESULT
 from jaxdiv.study.unit import ProgressFn
 
