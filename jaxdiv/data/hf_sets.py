@@ -8,6 +8,7 @@ from typing import Any
 from jaxdiv.data.found import Found, OwnSet
 from jaxdiv.data.records import Part, choose_feature, found_in
 from jaxdiv.data.splits import split_called
+from jaxdiv.data.tree import read_file
 from jaxdiv.errors import InputError
 
 _CHUNK = 1000  # labels read at once
@@ -94,13 +95,8 @@ def _classes(data: Any, label: str) -> Iterator[str]:
 
 def _images(data: Any, image: str) -> Iterator[bytes]:
     for number, record in enumerate(data):
-        content, path = (record[image] or {}).get("bytes"), (record[image] or {}).get("path")
-        if content is None:
-            try:
-                content = Path(path or "").read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"image {number} of a Hugging Face data set is not in it, and {path} cannot be read "
-                    f"({error.strerror or error})"
-                ) from None
-        yield content
+        value = record[image] or {}
+        content, path = value.get("bytes"), Path(value.get("path") or "")
+        if content is None and not path.is_file():
+            raise InputError(f"image {number} of a Hugging Face data set is neither in it nor at {path}")
+        yield read_file(path) if content is None else content

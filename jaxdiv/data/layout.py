@@ -54,23 +54,36 @@ def _find(own: OwnSet) -> Found:
     check_exists(own)
     path = Path(own.path).expanduser()
     if named := _named(own.path):
+        _check_only_tree(own)
         kind, name = named
         return tfds_sets.find_prepared(tfds_sets.named(name), own) if kind == "tfds" else hf_sets.find_named(name, own)
     if path.is_dir():
         version = tfds_sets.newest(path)
         if hf_sets.is_saved(path):
+            _check_only_tree(own)
             return hf_sets.find_saved(path, own)
-        return tfds_sets.find_prepared(version, own) if version else _of_tree(list_tree(path), own)
+        if version:
+            _check_only_tree(own)
+            return tfds_sets.find_prepared(version, own)
+        return _of_tree(list_tree(path), own)
+    if not path.is_file():
+        raise InputError(f"{path} is neither a folder nor a file")
     if npz_arrays.is_npz(path):
+        _check_only_tree(own)
         return npz_arrays.find_arrays(path)
     _check_kind(path)
     return _of_tree(list_tree(path), own)
 
 
+def _check_only_tree(own: OwnSet) -> None:
+    """Raise InputError for what is said of a set that has its own labels and no folders."""
+    for name in ("labels", "nested"):
+        if getattr(own, name):
+            raise InputError(f"`OwnSet.{name}` is for a folder or an archive of images: leave it empty")
+
+
 def _check_kind(path: Path) -> None:
     """Raise InputError for a file that is no archive; one that is damaged is the archive's reader's to tell."""
-    if not path.is_file():
-        raise InputError(f"{path} is neither a folder nor a file")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -113,7 +126,7 @@ def _of_tree(tree: Tree, own: OwnSet) -> Found:
 
 
 def _no_image(tree: Tree, labelled: Labelled) -> InputError:
-    others = [*tree.tables, *(name for names in tree.left_out.values() for name in names)]
+    others = [*(name for names in tree.left_out.values() for name in names), *tree.tables]
     loose = labelled.left_out.get(LOOSE, [])
     has = (
         f"{len(loose)} in no such folder ({loose[0]})"

@@ -137,7 +137,7 @@ def _check_images(path: Path, name: str, header: _Header, notes: list[str]) -> b
         raise _pickled(path, name)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in channels and not first) or not all(shape):
         raise InputError(f"{path}: {name} is {list(shape)}: images are [n, h, w] or [n, h, w, 1, 3 or 4 channels]")
-    if not (dtype in (np.uint8, np.uint16) or dtype.kind == "f"):
+    if not ((dtype.kind == "u" and dtype.itemsize <= 2) or (dtype.kind == "f" and dtype.itemsize <= 8)):
         raise InputError(f"{path}: {name} is of {dtype}: pixels are uint8, uint16 or floats; convert and save it again")
     if int(np.prod(shape[1:])) * dtype.itemsize > _ROW_BYTES:
         raise InputError(f"{path}: {name} is {list(shape)}: an image has at most {_ROW_BYTES >> 20} MiB")
@@ -181,7 +181,11 @@ def _rows(path: Path, name: str, header: _Header, channels_first: bool) -> Itera
 
 
 def _read_rows(path: Path, name: str, header: _Header, channels_first: bool) -> Iterator[np.ndarray]:
-    turned = (lambda image: np.moveaxis(image, 0, -1)) if channels_first else (lambda image: image)
+
+    def image_of(numbers: np.ndarray) -> np.ndarray:
+        native = numbers.astype(header.dtype.newbyteorder("="), copy=False)
+        return np.moveaxis(native, 0, -1) if channels_first else native
+
     with zipfile.ZipFile(path) as file, file.open(f"{name}.npy") as content:
         _header(content)
         if header.fortran:
@@ -189,11 +193,11 @@ def _read_rows(path: Path, name: str, header: _Header, channels_first: bool) -> 
             if size > _WHOLE_BYTES:
                 raise InputError(f"{path}: {name} is {size >> 20} MiB in Fortran's order: save it in C's")
             data = np.frombuffer(_exactly(content, size), header.dtype)
-            yield from map(turned, data.reshape(header.shape[::-1]).T)
+            yield from map(image_of, data.reshape(header.shape[::-1]).T)
             return
         size = int(np.prod(header.shape[1:])) * header.dtype.itemsize
         for _ in range(header.shape[0]):
-            yield turned(np.frombuffer(_exactly(content, size), header.dtype).reshape(header.shape[1:]))
+            yield image_of(np.frombuffer(_exactly(content, size), header.dtype).reshape(header.shape[1:]))
 
 
 def _exactly(content: Any, size: int) -> bytes:

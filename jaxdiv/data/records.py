@@ -79,11 +79,11 @@ def choose_feature(kind: str, asked: str, fit: Mapping[str, bool], usual: Sequen
     Raises:
       InputError: none fits, or several do.
     """
-    fits = [name for name, does in fit.items() if does]
+    fits = sorted(name for name, does in fit.items() if does)
     for name in (asked, *usual):
         if name in fits:
             return name
     if len(fits) != 1:
-        which = f"{', '.join(fits)}: name one by `OwnSet.columns`" if fits else f"none of {', '.join(fit)}"
+        which = f"{', '.join(fits)}: name one by `OwnSet.columns`" if fits else f"none of {', '.join(sorted(fit))}"
         raise InputError(f"which feature is its {kind}? It may be {which}")
     return fits[0]

@@ -87,26 +87,35 @@ def _folder(path: Path) -> Tree:
     files, notes = _Sorted(), []
     linked: list[str] = []
     for name in _walk(path, files, linked):
-        files.add(name, lambda name=name: _content(path, name, HEAD))  # type: ignore[misc]
+        files.add(name, lambda name=name: _begin(path / name, HEAD))  # type: ignore[misc]
     if linked:
         notes.append(f"{len(linked)} linked folders are followed ({linked[0]}/)")
 
     def read(numbers: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
         for name in sorted(numbers):
-            content = _content(path, name, _LARGEST + 1)
-            if len(content) > _LARGEST:
-                raise InputError(f"{path / name} has more than {_LARGEST >> 20} MiB: it is no image; remove it")
-            yield numbers[name], content
+            yield numbers[name], read_file(path / name)
 
     return Tree(path, sorted(files.images), sorted(files.tables), files.left_out, notes, read)
 
 
-def _content(path: Path, name: str, size: int) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of an image's file.
+
+    Raises:
+      InputError: it cannot be read, or is larger than an image can be.
+    """
+    content = _begin(path, _LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise InputError(f"{path} has more than {_LARGEST >> 20} MiB: it is no image; remove it")
+    return content
+
+
+def _begin(path: Path, size: int) -> bytes:
     try:
-        with (path / name).open("rb") as file:
+        with path.open("rb") as file:
             return file.read(size)
     except OSError as error:
-        raise InputError(f"{path / name} cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def _walk(root: Path, files: _Sorted, linked: list[str]) -> Iterator[str]:
