@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -53,9 +54,11 @@ class Found:
         read fastest; one image is in memory at a time.
       left_out: names of files and classes that are not images of the set, by the reason in words.
       notes: what was recognised, in words: "train/, val/ and test/ are its splits".
+      path: where its files are; None: no files of its own (`hf:NAME`).
     """
 
     items: Sequence[Item]
     read: Callable[[], Iterator[tuple[int, bytes | np.ndarray]]]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    path: Path | None = None

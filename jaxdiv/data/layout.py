@@ -7,6 +7,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from jaxdiv.data import hf_sets, npz_arrays, tfds_sets
@@ -14,12 +15,12 @@ from jaxdiv.data.class_folders import LOOSE, Labelled, label_by_folder
 from jaxdiv.data.csv_labels import label_by_csv
 from jaxdiv.data.found import Found, Item, OwnSet
 from jaxdiv.data.kinds import HEAD, other_kind
-from jaxdiv.data.splits import by_class
-from jaxdiv.data.text import composed
+from jaxdiv.data.splits import by_class, split_items
+from jaxdiv.data.text import printable
 from jaxdiv.data.tree import EXPECTED, NO_IMAGE, Tree, list_tree
 from jaxdiv.errors import InputError
 
-__all__ = ["Found", "Item", "OwnSet", "find"]
+__all__ = ["Found", "Item", "OwnSet", "check_exists", "find", "split_items"]
 
 
 def find(own: OwnSet) -> Found:
@@ -53,37 +54,32 @@ def _named(path: str) -> tuple[str, str] | None:
 def _find(own: OwnSet) -> Found:
     check_exists(own)
     path = Path(own.path).expanduser()
-    if named := _named(own.path):
-        _check_only_tree(own)
-        kind, name = named
-        return tfds_sets.find_prepared(tfds_sets.named(name), own) if kind == "tfds" else hf_sets.find_named(name, own)
-    if path.is_dir():
-        version = tfds_sets.newest(path)
-        if hf_sets.is_saved(path):
-            _check_only_tree(own)
-            return hf_sets.find_saved(path, own)
-        if version:
-            _check_only_tree(own)
-            return tfds_sets.find_prepared(version, own)
+    kind, name = _named(own.path) or ("", "")
+    if kind == "tfds":
+        path = tfds_sets.named(name)
+    version = tfds_sets.newest(path) if path.is_dir() else None
+    if kind == "hf":
+        found = hf_sets.find_named(name, own)
+    elif path.is_dir() and hf_sets.is_saved(path):
+        found = replace(hf_sets.find_saved(path, own), path=path)
+    elif version:
+        found = replace(tfds_sets.find_prepared(version, own), path=version)
+    elif path.is_file() and npz_arrays.is_npz(path):
+        found = replace(npz_arrays.find_arrays(path), path=path)
+    else:
+        if not path.is_dir():
+            _check_kind(path)
         return _of_tree(list_tree(path), own)
-    if not path.is_file():
-        raise InputError(f"{path} is neither a folder nor a file")
-    if npz_arrays.is_npz(path):
-        _check_only_tree(own)
-        return npz_arrays.find_arrays(path)
-    _check_kind(path)
-    return _of_tree(list_tree(path), own)
-
-
-def _check_only_tree(own: OwnSet) -> None:
-    """Raise InputError for what is said of a set that has its own labels and no folders."""
-    for name in ("labels", "nested"):
-        if getattr(own, name):
-            raise InputError(f"`OwnSet.{name}` is for a folder or an archive of images: leave it empty")
+    for field in ("labels", "nested"):
+        if getattr(own, field):
+            raise InputError(f"`OwnSet.{field}` is for a folder or an archive of images: leave it empty")
+    return found
 
 
 def _check_kind(path: Path) -> None:
     """Raise InputError for a file that is no archive; one that is damaged is the archive's reader's to tell."""
+    if not path.is_file():
+        raise InputError(f"{path} is neither a folder nor a file")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -112,7 +108,7 @@ def _of_tree(tree: Tree, own: OwnSet) -> Found:
     if not labelled.images:
         raise _no_image(tree, labelled)
     split_of, note = by_class(Item(*image) for image in labelled.images)
-    rows = sorted((of_class, composed(name), name) for name, of_class, _ in labelled.images)
+    rows = sorted((of_class, printable(name), name) for name, of_class, _ in labelled.images)
     items = [Item(shown, of_class, split_of.get(of_class, "")) for of_class, shown, _ in rows]
     numbers = {name: number for number, (_, _, name) in enumerate(rows)}
     unused = {NO_IMAGE: [name for name in tree.tables if name not in labelled.tables]}
@@ -120,9 +116,9 @@ def _of_tree(tree: Tree, own: OwnSet) -> Found:
     for part in (tree.left_out, unused, labelled.left_out):
         for why, names in part.items():
             if names:
-                left_out.setdefault(why, []).extend(map(composed, names))
+                left_out.setdefault(why, []).extend(map(printable, names))
     notes = [*tree.notes, *labelled.notes, *([note] if note else [])]
-    return Found(items, lambda: tree.read(numbers), left_out, notes)
+    return Found(items, lambda: tree.read(numbers), left_out, notes, tree.path)
 
 
 def _no_image(tree: Tree, labelled: Labelled) -> InputError:

@@ -20,10 +20,13 @@ def decoded(data: bytes, what: str) -> str:
 
 
 def composed(name: str) -> str:
-    """`name` in Unicode's composed form, in which a name of macOS (e and an accent) is that of the others (é).
+    """`name` in Unicode's composed form, in which a name of macOS (e and an accent) is that of the others (é)."""
+    return unicodedata.normalize("NFC", printable(name))
 
-    What is no text in a file's name becomes a question mark, so that the name can be printed."""
-    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+def printable(name: str) -> str:
+    """A file's name in which what is no text is replaced, so that it can be printed and stored."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def alike(name: str) -> str:

@@ -54,7 +54,7 @@ def test_a_csv_in_an_archive_beside_the_folder_of_images(tmp_path, kind):
 def test_names_in_either_unicode_form_are_the_same(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     text = f"filename,label\n{composed}.jpg,{decomposed}\n2.jpg,{composed}\n"
-    assert classes(with_csv(tmp_path, text, f"{decomposed}.jpg", "2.jpg")) == {composed: ["2.jpg", f"{composed}.jpg"]}
+    assert classes(with_csv(tmp_path, text, f"{decomposed}.jpg", "2.jpg")) == {composed: ["2.jpg", f"{decomposed}.jpg"]}
 
 
 def test_a_name_that_several_folders_have_needs_its_folder(tmp_path):

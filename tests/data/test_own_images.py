@@ -98,6 +98,11 @@ def folders(tmp_path, monkeypatch):
         ("x=y", {"x-y": "x=y"}),  # so is the equals sign
         ("a=x=y", {"a": "x=y"}),
         ("photos.tar.gz,été", {"photos": "photos.tar.gz", "ete": "été"}),
+        ("tfds:mnist,hf:owner/birds", {"mnist": "tfds:mnist", "birds": "hf:owner/birds"}),
+        (
+            "hf:a/birds,hf:b/birds,x=tfds:dtd:1.0",
+            {"a-birds": "hf:a/birds", "b-birds": "hf:b/birds", "x": "tfds:dtd:1.0"},
+        ),
         ("鸟,花", {"folder": "鸟", "folder-2": "花"}),
         ("birds=nowhere,2023/birds", {"birds": "nowhere", "birds-2": "2023/birds"}),
         ("Birds,birds", {"Birds": "Birds", "birds-2": "birds"}),  # one file name where a is A

@@ -68,6 +68,7 @@ def test_a_set_is_found_by_its_name_and_the_newest_version_is_taken(prepared, tm
     assert tfds_sets.named("tiny") == tmp_path / "tiny/1.10.0" == tfds_sets.newest(tmp_path / "tiny")
     assert tfds_sets.named("tiny/1.9.0") == tmp_path / "tiny/1.9.0"
     assert len(find(OwnSet("tfds:tiny:1.9.0")).items) == 5
+    assert find(OwnSet("tfds:tiny")).path == tmp_path / "tiny/1.10.0"
     assert len(find(OwnSet(str(tmp_path / "tiny"))).items) == 5
     (tmp_path / "many/a").mkdir(parents=True)
     for config in "ab":
