@@ -44,6 +44,9 @@ class _Pair(NamedTuple):
 def is_npz(path: Path) -> bool:
     """Whether a file is a .npz, by what it holds: arrays alone."""
     try:
+        with path.open("rb") as start:
+            if start.read(4) != b"PK\3\4":  # a .tar whose last member is a .npz is none
+                return False
         with zipfile.ZipFile(path) as file:
             names = file.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):

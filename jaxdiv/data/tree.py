@@ -1,7 +1,7 @@
 """The files of a user's folder or archive: which are images, which are tables of labels, and how all are read."""
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,6 @@ NO_IMAGE = "not an image"
 _AGAIN = "a link to a folder that the set has already, or is in"
 _NOWHERE = "a link that leads nowhere"
 _SPECIAL = "not a file (a pipe or a device)"
-_REPLACED = "replaced by a later member of the archive with the same name"
 _TABLES = {".csv", ".tsv", ".txt"}
 _LARGEST = 2**28  # bytes of one file that is held in memory
 
@@ -153,30 +152,25 @@ def _walk(root: Path, files: _Sorted, linked: list[str]) -> Iterator[str]:
 
 def _archive(path: Path) -> Tree:
     files, hidden = _Sorted(), dict[str, None]()
-    times: Counter[str] = Counter()
+    seen: set[str] = set()
 
     def wanted(name: str) -> bool:
         if part := hidden_part(name):
             hidden[part if part == _plain(name) else f"{part}/"] = None
         return not part
 
-    for name, file in members(path, wanted, EXPECTED):
-        name = _plain(name)
-        times[name] += 1
-        if times[name] == 1:
-            files.add(name, lambda file=file: file.read(HEAD))  # type: ignore[misc]
-        else:
-            files.leave_out(_REPLACED, name)
+    for member, file in members(path, wanted, EXPECTED):
+        name = _plain(member)
+        if name in seen:
+            raise InputError(f"{path} holds {name!r} twice: unpack it, and give the folder")
+        seen.add(name)
+        files.add(name, lambda file=file: file.read(HEAD))  # type: ignore[misc]
     if hidden:
         files.left_out[HIDDEN] = list(hidden)
 
     def read(numbers: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
-        came: Counter[str] = Counter()
         for name, file in members(path, lambda name: _plain(name) in numbers, EXPECTED):
-            name = _plain(name)
-            came[name] += 1
-            if came[name] == times[name]:  # the last of its name, as when it is unpacked
-                yield numbers[name], file.read()
+            yield numbers[_plain(name)], file.read()
 
     return Tree(path, sorted(files.images), sorted(files.tables), files.left_out, [], read)
 

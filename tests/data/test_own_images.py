@@ -57,7 +57,7 @@ def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
         ("train class 03\nlearn class 04", ["line 2", "unknown split 'learn'"]),
         ("train class 3", ["line 1", "unknown class 'class 3'", "did you mean 'class 03'"]),
         ("train class 03\ntest class 03", ["line 2", "'class 03' is listed twice"]),
-        (None, ["cannot be read", "`DataSettings.split_file`"]),
+        (None, ["cannot be read", "`OwnSet.split`"]),
     ],
 )
 def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):

@@ -128,14 +128,21 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert len(got.items) == 2 and got.left_out == {"not a file (a pipe or a device)": ["owl/2.png"]}
 
 
-def test_of_two_members_with_one_name_the_later_counts_as_when_they_are_unpacked(tmp_path):
+@pytest.mark.parametrize("again", ["owl/1.png", "./owl/1.png"])
+def test_two_members_of_one_name_are_not_both_images(tmp_path, again):
     path = write(tmp_path / "set", images("owl/1.png", "wren/1.png"), "tar")
     with tarfile.open(path, "a") as tar:
         (tmp_path / "new").write_bytes(content("new"))
-        tar.add(tmp_path / "new", "./owl/1.png")
-    got = find(OwnSet(str(path)))
-    assert dict(got.read()) == {0: content("new"), 1: content("wren/1.png")}
-    assert got.left_out == {"replaced by a later member of the archive with the same name": ["owl/1.png"]}
+        tar.add(tmp_path / "new", again)
+    with pytest.raises(InputError) as error:
+        read(path)
+    one_line(error, path, "holds 'owl/1.png' twice")
+
+
+def test_names_that_begin_with_a_dot_and_a_slash_are_plain(tmp_path):
+    path = write(tmp_path / "set", images("./owl/1.png", "./wren/1.png"), "tar")
+    assert classes(path) == {"owl": ["owl/1.png"], "wren": ["wren/1.png"]}
+    assert read(path) == {0: content("./owl/1.png"), 1: content("./wren/1.png")}
 
 
 def test_a_file_that_vanishes_or_is_no_image_by_its_size_gets_one_line(tmp_path, monkeypatch):
