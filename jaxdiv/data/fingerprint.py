@@ -30,9 +30,9 @@ def of_set(path: str, outlined: Outline, progress: Callable[[float], None] | Non
     Args:
       progress: called with the share done, 0..1; None: a bar in a terminal or a notebook.
     """
-    root, items = Path(path), outlined.found.items
+    root, items = outlined.found.path or Path(path), outlined.found.items
     names = [items[number].name for number in outlined.items]
-    alone = root.is_dir() and all((root / name).is_file() for name in names[:1])
+    alone = root.is_dir() and all((root / name).is_file() for name in names)
     files = names if alone else _inside(root)
     contents = hashes(root if root.is_dir() else root.parent, files, progress)
     whole = hashlib.sha256()

@@ -1,71 +1,26 @@
 """A user's data set as it lies: which images it has, of which class and split each is, and what was left out.
 
-Any source -> `Found`, without reading a pixel; `prepare` then reads the images, in the source's own order, and stores
-them.
+Any source -> `Found`, without reading a pixel; `prepare` then reads the images, in the source's order, and stores them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+import lzma
+import tarfile
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-
-from jaxdiv.data import folder
-from jaxdiv.data.archives import members
+from jaxdiv.data import hf_sets, npz_arrays, tfds_sets
+from jaxdiv.data.class_folders import LOOSE, Labelled, label_by_folder
+from jaxdiv.data.csv_labels import label_by_csv
+from jaxdiv.data.found import Found, Item, OwnSet
+from jaxdiv.data.kinds import HEAD, other_kind
+from jaxdiv.data.splits import by_class, split_items
+from jaxdiv.data.text import printable
+from jaxdiv.data.tree import EXPECTED, NO_IMAGE, Tree, list_tree
 from jaxdiv.errors import InputError
 
-_EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"
-
-
-@dataclass(frozen=True)
-class OwnSet:
-    """One of the user's data sets, as the configuration or a caller describes it.
-
-    Attributes:
-      path: a folder, a .zip or .tar (also compressed), a .npz, `tfds:NAME` or the folder of a prepared TFDS data set,
-        `hf:NAME` or the folder of a saved Hugging Face data set.
-      split: a file with a line `SPLIT CLASS` for each class; empty: the set's own split, or by fractions and a seed.
-      labels: the CSV of a folder of images, inside it or beside it; empty: the only one there is.
-      columns: what the CSV calls an image's file, its class and its split.
-      background: what shows through transparent pixels, "white" or "black".
-      value_range: the values of black and white in 16-bit and float images; empty: those of the images' type.
-      normalisation: "imagenet", "measured" (from the train split), or (mean, std) of each channel, of pixels in 0..1.
-    """
-
-    path: str
-    split: str = ""
-    labels: str = ""
-    columns: tuple[str, str, str] = ("filename", "label", "split")
-    background: str = "white"
-    value_range: tuple[float, ...] = ()
-    normalisation: str | tuple[tuple[float, ...], tuple[float, ...]] = "imagenet"
-
-
-class Item(NamedTuple):
-    """One image: its name inside the set, its class, and its split ("train", "val", "test"; "": the set has none)."""
-
-    name: str
-    of_class: str
-    split: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a data set holds.
-
-    Attributes:
-      items: every image, in the order of (class, name).
-      read: yields (number of an item, its encoded bytes or its array), each once, in the order in which the source is
-        read fastest; one image is in memory at a time.
-      left_out: names of files and classes that are not images of the set, by the reason in words.
-      notes: what was recognised, in words: "train/, val/ and test/ are its splits".
-    """
-
-    items: Sequence[Item]
-    read: Callable[[], Iterator[tuple[int, bytes | np.ndarray]]]
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+__all__ = ["Found", "Item", "OwnSet", "check_exists", "find", "split_items"]
 
 
 def find(own: OwnSet) -> Found:
@@ -74,27 +29,109 @@ def find(own: OwnSet) -> Found:
     Raises:
       InputError: missing; damaged or unsafe; of no layout that is known; of two readings, which the message names.
     """
-    path = Path(own.path)  # a stand-in: the branch `layout` has the real one
-    if not path.exists():
-        raise folder.missing(path, _EXPECTED)
-    names = [name for name, _ in members(path, folder.is_image, _EXPECTED)]
-    if not names:
-        raise InputError(f"{path} holds no image in a folder of its class: expected {_EXPECTED}")
-    items = sorted((Item(name, str(PurePosixPath(name).parent)) for name in names), key=lambda item: item[1::-1])
-    numbers = {item.name: number for number, item in enumerate(items)}
-
-    def read() -> Iterator[tuple[int, bytes | np.ndarray]]:
-        for name, file in members(path, numbers.__contains__, _EXPECTED):
-            yield numbers[name], file.read()
-
-    return Found(items, read)
+    try:
+        return _find(own)
+    except InputError as error:
+        if str(own.path) in str(error) or str(Path(own.path).expanduser()) in str(error):
+            raise
+        raise InputError(f"{own.path}: {error}") from None
 
 
-def split_items(
-    found: Found, own: OwnSet, fractions: Sequence[float], seed: int, splits: Sequence[str]
-) -> dict[str, str]:
-    """The split of each class: by the split file, by the set itself, or by fractions and a seed."""
-    mine = {item.of_class: item.split for item in found.items}
-    if not own.split and all(mine.values()):
-        return mine
-    return folder.split_classes(list(mine), fractions, seed, own.split, splits)
+def check_exists(own: OwnSet) -> None:
+    """Raise InputError where there is nothing at `own.path`; what has a name instead of a path is not looked for."""
+    if not own.path or not (Path(own.path).expanduser().exists() or _named(own.path)):
+        raise InputError(
+            f"{own.path or 'the path of a data set'} is missing: expected {EXPECTED}; put it there or set `OwnSet.path`"
+        )
+
+
+def _named(path: str) -> tuple[str, str] | None:
+    """Whose data set `tfds:NAME` and `hf:NAME` are, and its name; None for a path."""
+    kind, _, name = path.partition(":")
+    return (kind, name) if kind in ("tfds", "hf") and name and not Path(path).exists() else None
+
+
+def _find(own: OwnSet) -> Found:
+    check_exists(own)
+    path = Path(own.path).expanduser()
+    kind, name = _named(own.path) or ("", "")
+    if kind == "tfds":
+        path = tfds_sets.named(name)
+    version = tfds_sets.newest(path) if path.is_dir() else None
+    if kind == "hf":
+        found = hf_sets.find_named(name, own)
+    elif path.is_dir() and hf_sets.is_saved(path):
+        found = replace(hf_sets.find_saved(path, own), path=path)
+    elif version:
+        found = replace(tfds_sets.find_prepared(version, own), path=version)
+    elif path.is_file() and npz_arrays.is_npz(path):
+        found = replace(npz_arrays.find_arrays(path), path=path)
+    else:
+        if not path.is_dir():
+            _check_kind(path)
+        return _of_tree(list_tree(path), own)
+    for field in ("labels", "nested"):
+        if getattr(own, field):
+            raise InputError(f"`OwnSet.{field}` is for a folder or an archive of images: leave it empty")
+    return found
+
+
+def _check_kind(path: Path) -> None:
+    """Raise InputError for a file that is no archive; one that is damaged is the archive's reader's to tell."""
+    if not path.is_file():
+        raise InputError(f"{path} is neither a folder nor a file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        archive = zipfile.is_zipfile(path) or tarfile.is_tarfile(path)  # whose first bytes may be a file's name
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (EOFError, zlib.error, lzma.LZMAError):
+        return
+    if not archive and (kind := other_kind(head)):
+        raise InputError(f"{path} is {kind[0]}: {kind[1]}")
+    if not archive and path.suffix.lower() in (".csv", ".tsv"):
+        raise InputError(f"{path} has labels alone: give the folder of its images, and this as `OwnSet.labels`")
+
+
+def _of_tree(tree: Tree, own: OwnSet) -> Found:
+    """The images of a folder or an archive: their classes by a CSV where there is one, else by their folders."""
+    by_folder, unclear = None, None
+    try:
+        by_folder = label_by_folder(tree.images, own.nested)
+    except InputError as error:
+        unclear = error
+    labelled = label_by_csv(tree, own, by_folder) or by_folder
+    if not labelled:
+        assert unclear
+        raise unclear
+    if not labelled.images:
+        raise _no_image(tree, labelled)
+    split_of, note = by_class(Item(*image) for image in labelled.images)
+    rows = sorted((of_class, printable(name), name) for name, of_class, _ in labelled.images)
+    items = [Item(shown, of_class, split_of.get(of_class, "")) for of_class, shown, _ in rows]
+    numbers = {name: number for number, (_, _, name) in enumerate(rows)}
+    unused = {NO_IMAGE: [name for name in tree.tables if name not in labelled.tables]}
+    left_out: dict[str, list[str]] = {}
+    for part in (tree.left_out, unused, labelled.left_out):
+        for why, names in part.items():
+            if names:
+                left_out.setdefault(why, []).extend(map(printable, names))
+    notes = [*tree.notes, *labelled.notes, *([note] if note else [])]
+    return Found(items, lambda: tree.read(numbers), left_out, notes, tree.path)
+
+
+def _no_image(tree: Tree, labelled: Labelled) -> InputError:
+    others = [*(name for names in tree.left_out.values() for name in names), *tree.tables]
+    loose = labelled.left_out.get(LOOSE, [])
+    has = (
+        f"{len(loose)} in no such folder ({loose[0]})"
+        if loose
+        else f"{len(others)} other files ({others[0]})"
+        if others
+        else "nothing"
+    )
+    return InputError(
+        f"{tree.path} holds no image in a folder of its class, but {has}: expected {EXPECTED}, or images and a CSV of "
+        f"their labels"
+    )

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
-from jaxdiv.data.folder import check_split
-from jaxdiv.data.layout import Found, OwnSet, find, split_items
+from jaxdiv.data.found import Found, OwnSet
+from jaxdiv.data.layout import find
 from jaxdiv.data.registry import SPLITS
+from jaxdiv.data.splits import check_split, split_items
 from jaxdiv.errors import InputError
 
 TOO_SMALL = "a class with too few images"

@@ -14,7 +14,8 @@ from jaxdiv.errors import InputError
 
 _GIVEN = "`DataSettings.own`"
 _LONGEST = 60  # characters of a name: it becomes part of file names
-_ARCHIVE = re.compile(r"\.(zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(npz|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+_NAMED = re.compile(r"(tfds|hf):(?=.)")  # a data set by its name in place of a path
 
 
 def table_from(
@@ -95,8 +96,8 @@ def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:
     """The path of each of the user's data sets by its name, in the order given.
 
     Args:
-      given: `DIR` or `NAME=DIR`, or several of these with commas between them. A comma or an equals sign inside a path
-        that exists is part of the path.
+      given: `DIR` or `NAME=DIR`, or several of these with commas between them, where DIR is any path of
+        `OwnSet.path`. A comma or an equals sign inside a path that exists is part of the path.
       taken: whether a name already means another data set.
 
     A folder without a name is called by the last part of its path, in ASCII letters, digits, `.`, `_` and `-`; two such
@@ -116,7 +117,7 @@ def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:
             )
         if taken(name):
             raise InputError(f"{_GIVEN}: the name {name!r} already means a benchmark: choose another one")
-    for what, values in (("name", [name.lower() for name in named]), ("folder", list(map(os.path.abspath, unnamed)))):
+    for what, values in (("name", [name.lower() for name in named]), ("folder", list(map(_whole, unnamed)))):
         if twice := next((value for value in values if values.count(value) > 1), None):
             raise InputError(f"{_GIVEN} has the {what} {twice!r} twice: give each once")
     derived = iter(_names(unnamed, taken, named))
@@ -143,9 +144,18 @@ def _split(piece: str) -> tuple[str, str]:
     return name.strip(), os.path.expanduser(rest.strip())
 
 
+def _is_name(path: str) -> bool:
+    return bool(_NAMED.match(path)) and not os.path.exists(path)
+
+
+def _whole(path: str) -> str:
+    """`path` from the root on; of tfds:NAME, from NAME's whose it is."""
+    return path.replace(":", "/") if _is_name(path) else os.path.abspath(path)
+
+
 def _names(paths: Sequence[str], taken: Callable[[str], bool], used: Sequence[str]) -> list[str]:
     """A name for each of `paths`, different from each other, from `used` and from what is taken."""
-    parts = [list(map(_plain, _ARCHIVE.sub("", os.path.abspath(path)).split(os.sep))) for path in paths]
+    parts = [list(map(_plain, _ARCHIVE.sub("", _whole(path)).replace(os.sep, "/").split("/"))) for path in paths]
     parts = [[*filter(None, of_path[:-1]), of_path[-1] or "folder"] for of_path in parts]
     names = []
     for mine in parts:

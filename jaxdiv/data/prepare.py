@@ -11,10 +11,12 @@ import numpy as np
 
 from jaxdiv.data import sources, store, synthetic
 from jaxdiv.data.decode import decoder
-from jaxdiv.data.layout import OwnSet
+from jaxdiv.data.found import OwnSet
+from jaxdiv.data.layout import check_exists
 from jaxdiv.data.outline import TOO_SMALL, Outline, outline
 from jaxdiv.data.prepare_own import check_normalisation, write_own
 from jaxdiv.data.registry import BASE_SETS, OWN, SOURCES, SPLITS, split_lists
+from jaxdiv.data.splits import check_split
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.files import local_path
@@ -151,7 +153,8 @@ def check_inputs(base: str, settings: DataSettings) -> None:
     if base in settings.own or base == OWN:
         if base == OWN:  # all of the user's own sets, of which there are none
             raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by `DataSettings.own`")
-        return  # `outline` looks at all of it
+        check_exists(settings.own_set(base))
+        check_split(settings.fractions, settings.own_set(base).split, SPLITS)
     elif base in BASE_SETS:
         sources.find(SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
     else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdiv.data import store
 from jaxdiv.data.decode import decoder
-from jaxdiv.data.layout import OwnSet
+from jaxdiv.data.found import OwnSet
 from jaxdiv.data.outline import TOO_SMALL, Outline, check_small
 from jaxdiv.data.store import Settled
 from jaxdiv.errors import InputError, unknown

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxdiv.data.archives import members
 from jaxdiv.data.array_pickle import load_arrays
-from jaxdiv.data.folder import is_image
+from jaxdiv.data.kinds import is_image_in_folder as is_image
 from jaxdiv.errors import InputError
 
 

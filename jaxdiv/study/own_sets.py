@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdiv.data import own, prepare, registry
-from jaxdiv.data.layout import OwnSet
+from jaxdiv.data.found import OwnSet
 from jaxdiv.errors import InputError
 from jaxdiv.study.flags import in_flags
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxdiv.data import fingerprint
-from jaxdiv.data.layout import OwnSet
+from jaxdiv.data.found import OwnSet
 from jaxdiv.data.prepare import DataSettings
 from jaxdiv.errors import InputError
 

@@ -59,7 +59,7 @@ def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
         ("train class 03\nlearn class 04", ["line 2", "unknown split 'learn'"]),
         ("train class 3", ["line 1", "unknown class 'class 3'", "did you mean 'class 03'"]),
         ("train class 03\ntest class 03", ["line 2", "'class 03' is listed twice"]),
-        (None, ["cannot be read", "`DataSettings.split_file`"]),
+        (None, ["cannot be read", "`OwnSet.split`"]),
     ],
 )
 def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
@@ -100,6 +100,11 @@ def folders(tmp_path, monkeypatch):
         ("x=y", {"x-y": "x=y"}),  # so is the equals sign
         ("a=x=y", {"a": "x=y"}),
         ("photos.tar.gz,été", {"photos": "photos.tar.gz", "ete": "été"}),
+        ("tfds:mnist,hf:owner/birds", {"mnist": "tfds:mnist", "birds": "hf:owner/birds"}),
+        (
+            "hf:a/birds,hf:b/birds,x=tfds:dtd:1.0",
+            {"a-birds": "hf:a/birds", "b-birds": "hf:b/birds", "x": "tfds:dtd:1.0"},
+        ),
         ("鸟,花", {"folder": "鸟", "folder-2": "花"}),
         ("birds=nowhere,2023/birds", {"birds": "nowhere", "birds-2": "2023/birds"}),
         ("Birds,birds", {"Birds": "Birds", "birds-2": "birds"}),  # one file name where a is A

@@ -9,7 +9,7 @@ from PIL import Image
 from sample_archives import one_line, png
 
 from jaxdiv.data import benchmarks, prepare_own, store
-from jaxdiv.data.layout import Found, Item, OwnSet
+from jaxdiv.data.found import Found, Item, OwnSet
 from jaxdiv.data.outline import Outline
 from jaxdiv.data.prepare import DataSettings, prepare_base_set
 from jaxdiv.errors import InputError
