@@ -118,7 +118,7 @@ def _open(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int,
 
 
 def _open_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int, Any]]:
-    total = 0
+    total, most = 0, _most(path)
     with zipfile.ZipFile(path) as archive:
         if min((entry.header_offset for entry in archive.infolist()), default=0) > 0:
             raise InputError(
@@ -128,7 +128,7 @@ def _open_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
             name = _checked(path, entry.filename.replace("\\", "/"))  # the backslashes of Windows' tools
             if stat.S_ISLNK(entry.external_attr >> 16):
                 raise _refused(path, name, "is a link")
-            total = _added(path, total, entry.file_size)
+            total = _added(path, total, entry.file_size, most)
             if entry.filename.endswith(("/", "\\")) or not wanted(name):
                 continue
             if entry.compress_type not in _ZIP_METHODS and not entry.flag_bits & 1:  # encrypted: zipfile says so
@@ -138,7 +138,7 @@ def _open_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
 
 
 def _open_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int, Any]]:
-    total = 0
+    total, most = 0, _most(path)
     start: int | None = 0
     with _unpacked(path) as stream:
         while start is not None:  # an archive, and each that follows it: `cat a.tar b.tar`
@@ -149,7 +149,7 @@ def _open_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
                     name = _checked(path, member.name)
                     if not (member.isfile() or member.isdir()):
                         raise _refused(path, name, "is a link or a device")
-                    total = _added(path, total, member.size)
+                    total = _added(path, total, member.size, most)
                     if member.isfile() and wanted(name):
                         yield name, member.size, tar.extractfile(member)
                 end = tar.offset
@@ -204,8 +204,12 @@ def _checked(path: Path, name: str) -> str:
     return str(inside)
 
 
-def _added(path: Path, total: int, size: int) -> int:
-    most = max(_TOTAL_BYTES, _EXPANSION * path.stat().st_size)
+def _most(path: Path) -> int:
+    """The bytes that an archive may hold."""
+    return max(_TOTAL_BYTES, _EXPANSION * path.stat().st_size)
+
+
+def _added(path: Path, total: int, size: int, most: int) -> int:
     if total + size > most:
         raise InputError(f"{path} says it holds more than {most} bytes: refused, nothing was written")
     return total + size
