@@ -57,7 +57,7 @@ def fetch(
         file.parent.mkdir(parents=True, exist_ok=True)
         with bar(f"downloading {file.name}", progress) as report:
             for url in [urls] if isinstance(urls, str) else urls:
-                reasons[url] = _attempt(url, part, report, size, silence_s, lambda: _differs(part, sha256, md5, size))
+                reasons[url] = _attempt(url, part, report, size, silence_s, lambda: differs(part, sha256, md5, size))
                 if not reasons[url]:
                     part.replace(file)
                     return
@@ -78,14 +78,14 @@ def _attempt(
     report: Callable[[float], None],
     size: int,
     silence_s: float,
-    differs: Callable[[], str],
+    wrong: Callable[[], str],
 ) -> str:
     """Get what is missing of `part` from one address; why that failed, or nothing."""
     while True:
         have = _size(part)
         try:
             _transfer(url, part, report, size, silence_s)
-            if reason := differs():
+            if reason := wrong():
                 raise _Wrong(reason)
             return ""
         except _Wrong as error:
@@ -156,8 +156,11 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _differs(file: Path, sha256: str, md5: str, size: int) -> str:
-    """What is wrong with a file that came, in words; nothing where it is the one."""
+def differs(file: Path, sha256: str, md5: str, size: int) -> str:
+    """What is wrong with a file that should be the one of this hash and size, in words; nothing where it is that."""
+    with file.open("rb") as content:
+        if is_page(content.read(256)):
+            return "is a web page"
     if size and _size(file) != size:
         return f"is {_size(file)} bytes, not {size}"
     for kind, expected in (("sha256", sha256), ("md5", md5)):

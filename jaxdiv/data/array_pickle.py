@@ -31,8 +31,8 @@ _NAMES = _CALLS | {("numpy", "ndarray")}
 _STEPS: dict[int, Any] = pickle._Unpickler.dispatch  # type: ignore[attr-defined]
 _LONG = 1024  # bytes of a text beyond which it is nothing but an array's bytes
 _PIECE = 2**24  # bytes read at once: a size that the file only claims takes no memory
-# CIFAR-100's largest pickle takes a sixth of it. A step makes at most an empty container, so that a file of nothing but
-# these takes 200 MB.
+# CIFAR-100's largest pickle takes a fifth of it. A step makes at most an empty container, so that a file of nothing but
+# these takes 250 MB.
 _READS = 2**21
 
 
