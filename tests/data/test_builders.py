@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sample_archives import one_line
 
-from jaxdiv.data import builders, store
+from jaxdiv.data import builders, in_imagenet, store
 from jaxdiv.data.archives import members
 from jaxdiv.data.prepare import DataSettings, prepare_base_set
 from jaxdiv.data.registry import split_lists
@@ -147,6 +147,32 @@ def test_real_images_in_the_official_layout_give_the_table_of_the_sample(
     ours, theirs = made(tmp_path, "official"), made(tmp_path / "samples", "sample")
     assert ours.pop("archives") != theirs.pop("archives")
     assert ours == theirs and ours["train"]["images"] + ours["test"]["images"] >= 100
+
+
+# Images that are also in ImageNet
+
+
+def test_cubs_images_that_are_also_in_imagenet_are_left_out_where_asked(tmp_path, monkeypatch):
+    """As learn2learn counts them: 35 of train classes, 8 of validation classes."""
+    file_of = {name: name.rsplit("_", 2)[0].lower() for name in in_imagenet.CUB}
+    of_class = {name[4:].lower(): name for name in official.listed("cu_birds")}
+    files = {f"CUB_200_2011/images/{of_class[kind]}/{file}": official.encoded("x") for file, kind in file_of.items()}
+    files |= {
+        f"CUB_200_2011/images/{name}/{name[4:]}_{i:04}_1.jpg": official.encoded(name)
+        for name in of_class.values()
+        for i in range(2)
+    }
+    path = official.write_tar(tmp_path / "CUB_200_2011.tgz", files)
+    rehash(monkeypatch, path, "cu_birds")
+
+    def made(**fields):
+        settings = DataSettings(str(tmp_path), str(tmp_path / "data"), partial=True, min_images=2, **fields)
+        return prepare_base_set("cu_birds", 8, settings, tmp_path / f"table{len(fields)}")
+
+    whole, without = made(), made(without_imagenet=True)
+    assert [whole[s]["images"] for s in ("train", "val", "test")] == [280 + 35, 60 + 8, 60]
+    assert [without[s]["images"] for s in ("train", "val", "test")] == [280, 60, 60]
+    assert {Path(lost).name for lost in without["left_out"]} == in_imagenet.CUB and whole["left_out"] == []
 
 
 # Archives that cannot be used

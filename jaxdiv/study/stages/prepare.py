@@ -53,6 +53,8 @@ def spec(base: str, pixels: int, data: DataSettings) -> Spec:
         facts |= {"fractions": data.fractions, "split_seed": data.split_seed}
         if data.split_file:
             facts["split_file"] = fingerprint(Path(data.split_file))
+    elif data.without_imagenet and base in registry.BASE_SETS and registry.BASE_SETS[base].in_imagenet:
+        facts["without_imagenet"] = True
     elif base not in registry.BASE_SETS:
         facts = {"classes": data.classes, "images_per_class": data.images_per_class, "seed": data.seed}
     return Spec(base, pixels, facts, data)
