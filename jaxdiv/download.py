@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -13,10 +14,17 @@ from jaxdiv.progress_bar import bar
 
 _BLOCK = 2**18
 _SILENCE_S = 30.0
+# An address that sends less than this after so many seconds is left for the next one, which sends the rest.
+_SLOW_BYTES_PER_S = 2**18
+_PATIENCE_S = 20.0
 
 
 class _Wrong(Exception):
     """What came is not the file, and goes."""
+
+
+class _Slow(Exception):
+    """What came is right, but another address may be faster."""
 
 
 def cache_folder() -> Path:
@@ -40,7 +48,7 @@ def fetch(
 
     Args:
       urls: where it is, and its mirrors, tried in this order. One that breaks off is asked for the rest, as long as
-        anything comes.
+        anything comes. One that is slow is left for the next, and asked again after the last.
       sha256: what its sha256 begins with; empty: not known. So too `md5`, and `size` in bytes.
       progress: called with the share done, 0..1; None: a bar in a terminal or a notebook.
       by_hand: where a person may put the file instead, for errors; empty: as `file`.
@@ -56,8 +64,15 @@ def fetch(
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with bar(f"downloading {file.name}", progress) as report:
-            for url in [urls] if isinstance(urls, str) else urls:
-                reasons[url] = _attempt(url, part, report, size, silence_s, lambda: differs(part, sha256, md5, size))
+            queue = [(url, True) for url in ([urls] if isinstance(urls, str) else urls)]
+            may_leave = len(queue) > 1 and bool(sha256 or md5)  # parts of two addresses are one file only by its hash
+            wrong = lambda: differs(part, sha256, md5, size)
+            for url, first in queue:
+                try:
+                    reasons[url] = _attempt(url, part, report, size, silence_s, first and may_leave, wrong)
+                except _Slow:
+                    queue.append((url, False))
+                    continue
                 if not reasons[url]:
                     part.replace(file)
                     return
@@ -78,13 +93,14 @@ def _attempt(
     report: Callable[[float], None],
     size: int,
     silence_s: float,
+    may_leave: bool,
     wrong: Callable[[], str],
 ) -> str:
     """Get what is missing of `part` from one address; why that failed, or nothing."""
     while True:
         have = _size(part)
         try:
-            _transfer(url, part, report, size, silence_s)
+            _transfer(url, part, report, size, silence_s, may_leave)
             if reason := wrong():
                 raise _Wrong(reason)
             return ""
@@ -101,7 +117,9 @@ def _attempt(
                 return f"cannot be reached or broke off ({reason})"
 
 
-def _transfer(url: str, part: Path, report: Callable[[float], None], size: int, silence_s: float) -> None:
+def _transfer(
+    url: str, part: Path, report: Callable[[float], None], size: int, silence_s: float, may_leave: bool
+) -> None:
     if size and _size(part) > size:
         part.unlink()
     if (have := _size(part)) and have == size:
@@ -120,6 +138,7 @@ def _transfer(url: str, part: Path, report: Callable[[float], None], size: int, 
             raise _Wrong(f"sends another part than asked for ({response.headers['Content-Range']})")
         total = have + int(response.headers.get("Content-Length") or 0)
         expected = max(total, size)
+        start, begun = time.monotonic(), have
         block = _read(response, silence_s)
         if (not have and is_page(block)) or response.headers.get_content_type() == "text/html":
             raise _Wrong("serves a web page instead")
@@ -132,6 +151,9 @@ def _transfer(url: str, part: Path, report: Callable[[float], None], size: int, 
                 if size and have > size:
                     raise _Wrong(f"is more than {size} bytes")
                 report(min(have / expected, 1.0) if expected else 0.0)
+                took = time.monotonic() - start
+                if may_leave and took > _PATIENCE_S and have - begun < took * _SLOW_BYTES_PER_S:
+                    raise _Slow
                 block = _read(response, silence_s)
         if have < expected:
             raise ConnectionError(f"{have} of {expected} bytes came")

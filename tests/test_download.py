@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import threading
+import time
 
 import pytest
 
@@ -31,7 +32,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         content = {"wrong": CONTENT[::-1], "short": CONTENT[:-1], "page": PAGE, "page-as-bytes": PAGE}.get(way, CONTENT)
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
-        start = start if way in ("ranges", "breaks", "drops", "stalls", "halts", "shifts", "wrong") else 0
+        start = start if way in ("ranges", "breaks", "drops", "stalls", "halts", "shifts", "wrong", "slow") else 0
         if start and start >= len(content):
             self.send_error(416)
             return
@@ -45,6 +46,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         half = len(content) // 2
         if way in ("breaks", "halts"):  # never more than half
             self.wfile.write(content[start:half])
+        elif way == "slow":
+            for begin in range(start, len(content), 100_000):
+                self.wfile.write(content[begin : begin + 100_000])
+                time.sleep(0.02)
         elif way in ("drops", "stalls"):  # a quarter at a time
             self.wfile.write(content[start : start + len(content) // 4])
         else:
@@ -87,7 +92,8 @@ def refusal(call):
 
 
 def get(urls, folder, **given):
-    given = {"sha256": HASH, "size": len(CONTENT), "progress": lambda share: None, "silence_s": 0.15} | given
+    silence = 0.3 if "stalls" in str(urls) or "halts" in str(urls) else 10
+    given = {"sha256": HASH, "size": len(CONTENT), "progress": lambda share: None, "silence_s": silence} | given
     fetch(urls, folder / "file", **given)
 
 
@@ -125,7 +131,7 @@ def test_another_hash_leaves_nothing_behind(server, tmp_path):
 
 FAILS = {  # the way -> what the line says, and whether what came may stay for the next call
     "breaks": ("broke off (512000 of 1024000 bytes came)", True),
-    "halts": ("broke off (nothing came for 0.15 s)", True),
+    "halts": ("broke off (nothing came for 0.3 s)", True),
     "404": ("answers 404", False),
     "503": ("answers 503", False),
     "page": ("serves a web page instead", False),
@@ -172,6 +178,20 @@ def test_a_server_that_ends_early_again_and_again_is_asked_for_the_rest_each_tim
     assert (tmp_path / "file").read_bytes() == CONTENT
     quarters = [f"bytes={len(CONTENT) // 4 * i}-" for i in range(1, 4)]
     assert [asked for _, asked in Handler.asked] == [None, *quarters]
+
+
+def test_a_slow_server_is_left_for_its_mirror_and_asked_again_where_that_fails(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_PATIENCE_S", 0.03)
+    monkeypatch.setattr(download, "_SLOW_BYTES_PER_S", 2**30)
+    get([f"{server}/slow", f"{server}/ranges"], tmp_path)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    (_, first), (then, rest) = Handler.asked
+    assert first is None and then == "/ranges" and 100_000 <= int(rest[6:-1]) < len(CONTENT)  # what came was kept
+    Handler.asked.clear()
+    get([f"{server}/slow", f"{server}/404"], tmp_path)
+    assert [path for path, _ in Handler.asked] == ["/slow", "/404", "/slow"]
+    get(f"{server}/slow", tmp_path)  # where there is no other
+    assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("way", ["ranges", "plain", "shifts"])

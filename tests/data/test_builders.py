@@ -86,6 +86,14 @@ def test_stored_bytes_are_those_of_the_archive_and_tfds_alone_reads_them(whole):
     assert decoded.shape == (8, 8, 3) and decoded.dtype == np.uint8
 
 
+def test_every_published_archive_has_addresses_a_size_and_a_hash():
+    for source in builders.SOURCES.values():
+        for archive in source.archives:
+            assert archive.size > 0 and (len(archive.sha256) == 64 or len(archive.md5) == 32), archive.name
+            for url in (archive.url, *archive.mirrors):
+                assert url.startswith("http") and archive.name in url
+
+
 def test_no_tensorflow_is_there(whole):
     assert "tensorflow" not in sys.modules
     with pytest.raises(ImportError):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from sample_archives import one_line
 
 from jaxdiv.data import builders, sources
+from jaxdiv.data.array_pickle import load_arrays
 from jaxdiv.data.mini_imagenet import read
 from jaxdiv.data.registry import SOURCES
 from jaxdiv.errors import InputError
@@ -125,6 +127,20 @@ def test_what_is_missing_of_its_three_pickles_is_to_be_downloaded(tmp_path):
     paths = sources.find(SOURCE, tmp_path, True)
     assert [archive.name for archive in sources.missing(SOURCE, paths)] == ["mini-imagenet-cache-train.pkl"]
     assert paths["mini-imagenet-cache-validation.pkl"].name == "mini-imagenet-cache-val.pkl"
+
+
+def test_a_pickle_is_freed_before_the_next_is_read(tmp_path, monkeypatch):
+    write(tmp_path, official.mini_imagenet_cache(1, PYTHON_3))
+    read_before = []
+
+    def load(file, name):
+        assert all(image() is None for image in read_before)
+        batch = load_arrays(file, name)
+        read_before.append(weakref.ref(batch["image_data"]))
+        return batch
+
+    monkeypatch.setattr("jaxdiv.data.mini_imagenet.load_arrays", load)
+    assert len(list(read(sources.find(SOURCE, tmp_path, False)))) == 100 and len(read_before) == 3
 
 
 def cache(**changed):
