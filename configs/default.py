@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
                 "dir": "",  # where prepared data sets and downloads are kept; empty: in ~/.cache/jaxdiv
                 "download": True,  # whether archives may be downloaded
                 "partial": False,  # leave out classes that are absent or too small, instead of refusing
+                "without_imagenet": False,  # leave out the 43 images of CUB that are also in ImageNet, as the study did
                 "skip_broken": False,  # leave out your own images that cannot be decoded, instead of refusing
                 "split": {  # of the classes of your own data sets that have no split of their own
                     "fractions": (0.64, 0.16, 0.2),  # for train, val, test, drawn

@@ -104,11 +104,11 @@ def test_an_archive_dir_that_is_no_folder_is_said_before_anything_is_written(tmp
 
 
 def test_an_archive_that_cannot_come_is_said_before_the_others_are_prepared(tmp_path):
-    both = {"benchmarks": ("gauss-0.1", "mini_imagenet"), "methods": ()}
+    both = {"benchmarks": ("gauss-0.1", "mini_imagenet"), "methods": (), "data.download": False}
     line = refused(tmp_path / "w", **both)
     assert "get Mini-ImageNet" in line and "name it by --config.data.archive_dir" in line
     assert "(downloads are off)" in refused(tmp_path / "w", benchmarks=("dtd",), methods=(), **{"data.download": False})
-    line = said(lambda: builders.prepare("mini_imagenet", None, tmp_path))
+    line = said(lambda: builders.prepare("mini_imagenet", None, tmp_path, download=False))
     assert "name it by `DataSettings.archive_dir`" in line
 
 

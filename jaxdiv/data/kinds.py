@@ -3,17 +3,12 @@
 import re
 from pathlib import PurePosixPath
 
-HEAD = 32  # bytes of a file that tell what it is
+from jaxdiv.data.decode import is_image
+
 _IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
     ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-_IMAGES = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftyp(avi[fs]|mif1|msf1|hei[cxms]|hev[cx])"
-    rb"|P[1-6]\s+[\d#]|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|\0\0\1\0[^\0]\0...\0"
-    rb"|BM....\0\0\0\0....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # BM alone begins many a text
-    re.DOTALL,
-)
 # What people have in place of a data set, and what helps.
 _OTHERS = (
     (rb"Rar!\x1a\x07", "a RAR archive", "unpack it and give the folder"),
@@ -33,20 +28,9 @@ _SYSTEM = {
 }  # fmt: skip
 
 
-def is_image(head: bytes) -> bool:
-    """Whether a file that begins with `head` (its first 32 bytes will do) is an image."""
-    return bool(_IMAGES.match(head))
-
-
 def has_image_suffix(name: str) -> bool:
     """Whether `name` is that of an image."""
     return PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES
-
-
-def is_image_in_folder(name: str) -> bool:
-    """Whether `name` is that of an image in some folder, and not a hidden one's."""
-    path = PurePosixPath(name)
-    return has_image_suffix(name) and len(path.parts) > 1 and not path.name.startswith(".")
 
 
 def hidden_part(name: str) -> str:

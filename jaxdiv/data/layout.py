@@ -13,8 +13,9 @@ from pathlib import Path
 from jaxdiv.data import hf_sets, npz_arrays, tfds_sets
 from jaxdiv.data.class_folders import LOOSE, Labelled, label_by_folder
 from jaxdiv.data.csv_labels import label_by_csv
+from jaxdiv.data.decode import HEAD
 from jaxdiv.data.found import Found, Item, OwnSet
-from jaxdiv.data.kinds import HEAD, other_kind
+from jaxdiv.data.kinds import other_kind
 from jaxdiv.data.splits import by_class, split_items
 from jaxdiv.data.text import printable
 from jaxdiv.data.tree import EXPECTED, NO_IMAGE, Tree, list_tree

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxdiv.errors import InputError, at_least
 from jaxdiv.files import local_path
 
 _ABSENT = "a class that is not in the archives"
+_IN_IMAGENET = "an image that is also in ImageNet"
 _CHUNK = 256  # images decoded at once
 Progress = Callable[[float, str], None]
 
@@ -36,6 +37,7 @@ class DataSettings:
       download: whether missing archives may be downloaded.
       partial: the archives are samples: classes that are absent or have fewer than `min_images` images are left out
         and named in the facts. Otherwise they are an error.
+      without_imagenet: leave out images of CUB that are also in ImageNet, on which probes are pre-trained.
       min_images: shots + queries: the images that a task needs of a class.
       own: the user's data sets by their names, each an `OwnSet` or only its path.
       fractions, split_seed, split_file: how the classes of those are split that have no split of their own.
@@ -47,6 +49,7 @@ class DataSettings:
     dir: str = ""
     download: bool = True
     partial: bool = False
+    without_imagenet: bool = False
     min_images: int = 20
     own: Mapping[str, OwnSet | str] = field(default_factory=dict)
     fractions: tuple[float, ...] = (1.0, 0.0, 0.0)
@@ -190,11 +193,15 @@ def _read(base, pixels, settings, progress):
     where = " and ".join(archive["file"] for archive in archives)
     by_class: dict[str, list[tuple[str, int]]] = {}
     listed: dict[str, str] = {}
+    seen_before: list[str] = []
     for start in range(0, len(records), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(records)))
         for row, record in zip(rows, records.__getitems__(list(rows)), strict=True):
-            label = record[facts.label].decode()
-            by_class.setdefault(label, []).append((record["file"].decode(), row))
+            label, file = record[facts.label].decode(), record["file"].decode()
+            if settings.without_imagenet and PurePosixPath(file).name in facts.in_imagenet:
+                seen_before.append(file)
+                continue
+            by_class.setdefault(label, []).append((file, row))
             listed[label] = record[facts.listed].decode()
     if facts.splits:
         names, split_of, missing = _split_by_name(facts, listed, where)
@@ -226,7 +233,11 @@ def _read(base, pixels, settings, progress):
 
     count = [len(by_class[label]) for label in kept]
     split = [SPLITS.index(split_of[label]) for label in kept]
-    left_out = {_ABSENT: sorted(missing), TOO_SMALL: sorted(names[label] for label in small)}
+    left_out = {
+        _ABSENT: sorted(missing),
+        TOO_SMALL: sorted(names[label] for label in small),
+        _IN_IMAGENET: sorted(seen_before),
+    }
     return count, pieces(), [names[label] for label in kept], split, left_out, archives
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from jaxdiv.data.archives import members
-from jaxdiv.data.kinds import HEAD, has_image_suffix, hidden_part, is_image
+from jaxdiv.data.decode import HEAD, is_image
+from jaxdiv.data.kinds import has_image_suffix, hidden_part
 from jaxdiv.errors import InputError
 
 EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"

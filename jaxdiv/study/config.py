@@ -127,6 +127,7 @@ class Study(sections.Section):
                 dir=data.dir,
                 download=data.download,
                 partial=data.partial,
+                without_imagenet=data.without_imagenet,
                 min_images=self.task.shots + self.task.queries,
                 own=self.own,
                 fractions=data.split.fractions,

@@ -20,6 +20,7 @@ FLAGS = {
     "DataSettings.archive_dir": "--config.data.archive_dir",
     "DataSettings.dir": "--config.data.dir",
     "DataSettings.partial": "--config.data.partial",
+    "DataSettings.without_imagenet": "--config.data.without_imagenet",
     "DataSettings.min_images": "--config.task.shots + --config.task.queries",
     "DataSettings.own": "--config.datasets or --config.images",
     "DataSettings.skip_broken": "--config.data.skip_broken",

@@ -80,6 +80,8 @@ def spec(base: str, pixels: int, data: DataSettings, known: Known | None = None)
         own = data.own_set(base)
         facts |= {"own": known.sha256, "skip_broken": data.skip_broken, "background": own.background}
         facts |= {"value_range": own.value_range, "normalisation": own.normalisation}
+    elif data.without_imagenet and base in registry.BASE_SETS and registry.BASE_SETS[base].in_imagenet:
+        facts["without_imagenet"] = True
     elif base not in registry.BASE_SETS:
         facts = {"classes": data.classes, "images_per_class": data.images_per_class, "seed": data.seed}
     return Spec(base, pixels, facts, data, known)
