@@ -166,7 +166,7 @@ def _read(base, pixels, settings, progress):
     if not kept:
         raise InputError(f"{where} holds no class of {facts.title} with {settings.min_images} images")
     order = [row for label in kept for _, row in sorted(by_class[label])]
-    decode = decoder(pixels, facts.gray, facts.cut_bottom)
+    decode = decoder(pixels, facts.gray, facts.cut_bottom, upright=False)  # as the studies of these sets read them
 
     def pieces():
         one = lambda record: decode(record["image"], f"{where}: {record['file'].decode()}")
