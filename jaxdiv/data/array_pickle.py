@@ -122,8 +122,8 @@ class _Source:
     def readline(self) -> bytes:
         self._count()
         line = self.file.readline()
-        if len(line) > _PIECE:
-            raise pickle.UnpicklingError("it has a line longer than any data set's")
+        if not line.endswith(b"\n") or len(line) > _PIECE:
+            raise pickle.UnpicklingError("it has a line without an end, or longer than any data set's")
         return line
 
 

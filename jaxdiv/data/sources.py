@@ -188,8 +188,8 @@ def read_cifar100(paths: dict[str, Path]) -> Iterator[Example]:
         pixels, names, labels, groups = fields(found.pop(part), where, data=np.ndarray, **kinds)
         labels, groups = numbers(labels, where), numbers(groups, where)
         known = all(0 <= label < len(fine) for label in labels) and all(0 <= group < len(coarse) for group in groups)
-        alike = len(pixels) == len(names) == len(labels) == len(groups)
-        if not known or not alike or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
+        alike = pixels.shape == (len(names), 3072) and len(names) == len(labels) == len(groups)
+        if not known or not alike or pixels.dtype != np.uint8:
             raise InputError(f"{where} has not one label, one name and 3072 bytes for each image: get it again")
         for row, name, label, group in zip(pixels, names, labels, groups, strict=True):
             image = png(row.reshape(3, 32, 32).transpose(1, 2, 0))

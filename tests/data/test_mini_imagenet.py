@@ -165,6 +165,7 @@ def split(**changed):
         (cache(class_dict={"n01532829": [0, 0]}), "images twice, or that are not there"),
         (cache(class_dict={"n01532829": [0, 2]}), "images twice, or that are not there"),
         (cache(class_dict={"n01532829": [-1]}), "images twice, or that are not there"),
+        (cache(class_dict={c: [0, 1] for c in CLASSES}), "images twice, or that are not there"),
         (cache(class_dict={"n01532829": ["a"]}), "labels that are no whole numbers"),
         (cache(image_data=np.zeros((2, 4, 4, 3), "f4")), "are float32 of shape (2, 4, 4, 3), not bytes"),
         (cache(image_data=np.zeros((2, 48), "u1")), "are uint8 of shape (2, 48), not bytes"),
