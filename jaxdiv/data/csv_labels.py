@@ -72,10 +72,10 @@ def label_by_csv(tree: Tree, own: OwnSet, by_folder: Labelled | None) -> Labelle
 
 def _given(tree: Tree, labels: str) -> tuple[str, bytes]:
     """The name and content of the CSV that the user names: inside the set, beside it, or anywhere."""
-    inside = [name for name in tree.tables if name == labels or name.endswith(f"/{labels}")]
+    given = Path(labels).expanduser()
+    inside = [name for name in tree.tables if f"/{name}".endswith(f"/{labels}") or tree.path / name == given]
     if inside:
         return inside[0], tree.table(inside[0])
-    given = Path(labels).expanduser()
     for file in (given, tree.path / given, tree.path.parent / given):
         try:
             return str(file), file.read_bytes()

@@ -114,7 +114,9 @@ def test_the_csv_may_be_named_and_be_anywhere(tmp_path, where):
         "elsewhere": (str(tmp_path / "far/l.csv"), tmp_path / "far/l.csv"),
     }[where]
     file.write_text(TEXT)
-    assert classes(path, labels=given) == EXPECTED
+    for labels in (given, str(file)):
+        assert classes(path, labels=labels) == EXPECTED
+        assert find(OwnSet(str(path), labels=labels)).left_out == {"not an image": ["empty.csv"]}
 
 
 @pytest.mark.parametrize(
