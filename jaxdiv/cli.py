@@ -116,6 +116,11 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
             jax.distributed.initialize(None if found else given.coordinator, given.processes, given.process_id)
         except (ValueError, RuntimeError) as error:
             return _fail(f"--coordinator={given.coordinator}: {str(error).splitlines()[0]}")
+    try:
+        jax.local_devices()
+    except (AssertionError, RuntimeError) as error:  # JAX_PLATFORMS=cuda without CUDA, or nothing that JAX knows
+        reason = (str(error).splitlines() or ["not found"])[0]
+        return _fail(f"JAX has no device on JAX_PLATFORMS={jax.config.jax_platforms!r} ({reason}): unset it, or `cpu`")
     action = runner.dry_run if given.dry_run else runner.run
     try:
         workdir = Path(local_path(given.workdir, "--workdir"))
