@@ -26,8 +26,10 @@ def get_config() -> ConfigDict:
                 "gauss-1.0",
                 "gauss-1.6",
             ),
-            # Your own folders of images, a sub-folder per class: DIR or NAME=DIR, with commas between several. Each is
-            # a benchmark by its name, by default the folder's; "images" is the benchmark of all of them together.
+            # Your own data sets: each one's fields by its name (configs/own.py). Each is a benchmark by its name.
+            "datasets": {},
+            # The same in short, of paths alone: DIR or NAME=DIR, with commas between several; by default the folder's
+            # name. The benchmark "images" is all of your own data sets together.
             "images": "",
             # How diversity is measured: fills the estimator, head, distance and interval of `probe` and
             # `data.augment.diversity` where they are empty (study/config.py). "jaxdiv", or "paper": as its Table 1.
@@ -40,8 +42,9 @@ def get_config() -> ConfigDict:
                 "dir": "",  # where prepared data sets and downloads are kept; empty: in ~/.cache/jaxdiv
                 "download": True,  # whether archives may be downloaded
                 "partial": False,  # leave out classes that are absent or too small, instead of refusing
+                "without_imagenet": False,  # leave out the 43 images of CUB that are also in ImageNet, as the study did
                 "skip_broken": False,  # leave out your own images that cannot be decoded, instead of refusing
-                "split": {  # of the classes of your own folders
+                "split": {  # of the classes of your own data sets that have no split of their own
                     "fractions": (0.64, 0.16, 0.2),  # for train, val, test, drawn
                     "seed": 0,  # by this seed
                     "file": "",  # or as a file tells: a line `train CLASS`, `val CLASS` or `test CLASS` for each

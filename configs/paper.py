@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.benchmarks = STUDY
     config.data.augment.training = True
+    config.data.without_imagenet = True
     config.probe.update({"name": "resnet18", "weights": "imagenet", "pixels": 84, "tasks": 50})
     config.learner.update({"net": "resnet12", "pixels": 84})
     config.pt.update({"steps": 100_000, "batch_size": 256, "learning_rate": 1e-3})

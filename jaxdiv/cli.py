@@ -6,9 +6,11 @@ work and its settings; a second run does only the missing work. WORKDIR/report/r
 """
 
 import ast
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,13 +19,17 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, unknown
+from jaxdiv.files import local_path
+from jaxdiv.study.flags import split_flags
 
 _HELP = """\
 {program}: how diverse is an image data set, and does that predict how well a model learns from it?
 
     {program}                                           the embedded study: generated images, minutes on a CPU
     {program} --config=folder --config.images=DIR       the diversity of your own images, a sub-folder for each class
+    {program} --config=own --config.datasets.birds.path=DIR   a study of your own data sets, as many as you have
     {program} --config=sample --config.data.archive_dir=DIR   a small study of real images
     {program} --config=PATH.py                          a configuration of your own
     {program} --config.maml.steps=500                   any field of the configuration
@@ -48,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(_help(argv[0]), end="")
         sys.exit(0)
     try:
-        argv = _named(argv)
+        argv, own = split_flags(_named(argv))
         _define_flags(argv)
     except InputError as error:
         sys.exit(_fail(str(error)))
     except (AttributeError, KeyError) as error:  # ml_collections already looks at the command line here
         sys.exit(_fail(_unknown_field(argv, error)))
-    app.run(_run, argv, flags_parser=_parse)
+    app.run(partial(_run, own), argv, flags_parser=_parse)
     raise AssertionError("app.run exits")
 
 
@@ -81,7 +87,7 @@ def _define_flags(argv: list[str]) -> None:
     flags.DEFINE_bool("dry_run", False, "List the units of work and what each would do; write nothing.")
 
 
-def _run(argv: list[str]) -> int:
+def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     if len(argv) > 1:
         return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; see --help")
     import jax
@@ -89,12 +95,13 @@ def _run(argv: list[str]) -> int:
     from threadpoolctl import threadpool_limits
 
     from jaxdiv.host_memory import keep_freed_memory
-    from jaxdiv.study import runner
+    from jaxdiv.study import own_sets, runner
 
     keep_freed_memory()
     threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxdiv" / "compiled"))
+        with contextlib.suppress(InputError):  # no home folder: it then compiles every time
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
     given = flags.FLAGS
     try:
@@ -102,15 +109,22 @@ def _run(argv: list[str]) -> int:
         config.keys()  # ml_collections raises what was wrong with the file at the first access
     except OSError as error:
         return _fail(f"the configuration file cannot be loaded: {error}")
+    own_sets.with_flags(config, own)
     if given.coordinator:
         found = given.coordinator == "auto"
         try:
             jax.distributed.initialize(None if found else given.coordinator, given.processes, given.process_id)
         except (ValueError, RuntimeError) as error:
             return _fail(f"--coordinator={given.coordinator}: {str(error).splitlines()[0]}")
+    try:
+        jax.local_devices()
+    except (AssertionError, RuntimeError) as error:  # JAX_PLATFORMS=cuda without CUDA, or nothing that JAX knows
+        reason = (str(error).splitlines() or ["not found"])[0]
+        return _fail(f"JAX has no device on JAX_PLATFORMS={jax.config.jax_platforms!r} ({reason}): unset it, or `cpu`")
     action = runner.dry_run if given.dry_run else runner.run
     try:
-        return action(config, Path(given.workdir), given.stages, Console()) or 0
+        workdir = Path(local_path(given.workdir, "--workdir"))
+        return action(config, workdir, given.stages, Console()) or 0
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

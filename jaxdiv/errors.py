@@ -5,7 +5,7 @@ The library's messages name its arguments, in backticks; `study.flags.in_flags` 
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -36,3 +36,8 @@ def at_least(least: int, **given: Any) -> None:
             fits = False
         if not fits:
             raise InputError(f"`{name}` is {value!r}: it must be a whole number, at least {least}")
+
+
+def some(items: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    return ", ".join(items[:most]) + (f", and {len(items) - most} more" if len(items) > most else "")

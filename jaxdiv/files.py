@@ -1,6 +1,7 @@
 """Files that are whole or not there: replaced at once, by one process at a time, with one line for a full disk."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,25 @@ try:
     import fcntl
 except ImportError:  # Windows: one process at a time is the user's care there
     fcntl = None  # type: ignore[assignment]
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def local_path(given: str, argument: str) -> str:
+    """A path that a user gave, with `~` as the home folder. `argument` is what it was given by, for the message.
+
+    Raises:
+      InputError: an address like gs://BUCKET, which nothing here can read; `~` where there is no home folder.
+    """
+    if _ADDRESS.match(given):
+        raise InputError(
+            f"{argument} is {given!r}: only files of this machine can be used; copy or mount it, and give its path"
+        )
+    path = os.path.expanduser(given)
+    if path == given and (given == "~" or given.startswith("~/")):
+        raise InputError(f"{argument} is {given!r}, but there is no home folder: set HOME, or give the whole path")
+    return path
 
 
 @contextmanager

@@ -13,6 +13,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers, and all that they start, inherit it
     _compiled = tempfile.TemporaryDirectory(prefix="jaxdiv-compiled-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    os.environ["JAXDIV_CACHE"] = f"{_compiled.name}/jaxdiv"  # nothing that tests keep is left behind
 # As `keep_freed_memory` of this process, for the processes that tests start.
 os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 

@@ -85,8 +85,8 @@ OWN = {"benchmarks": ("images",), "methods": ()}
 
 def test_a_folder_that_does_not_exist_is_said_before_anything_is_written(tmp_path):
     assert "nowhere is missing: expected a folder" in refused(tmp_path / "w", **OWN, images=str(tmp_path / "nowhere"))
-    line = said(lambda: check_inputs("mine", DataSettings(own={"mine": str(tmp_path / "nowhere")})))
-    assert line.endswith("put it there or set `DataSettings.own`")
+    line = said(lambda: DataSettings(own={"mine": str(tmp_path / "nowhere")}).outline("mine"))
+    assert "nowhere is missing" in line
 
 
 def test_no_folder_at_all_is_said_before_anything_is_written(tmp_path):
@@ -104,11 +104,11 @@ def test_an_archive_dir_that_is_no_folder_is_said_before_anything_is_written(tmp
 
 
 def test_an_archive_that_cannot_come_is_said_before_the_others_are_prepared(tmp_path):
-    both = {"benchmarks": ("gauss-0.1", "mini_imagenet"), "methods": ()}
+    both = {"benchmarks": ("gauss-0.1", "mini_imagenet"), "methods": (), "data.download": False}
     line = refused(tmp_path / "w", **both)
     assert "get Mini-ImageNet" in line and "name it by --config.data.archive_dir" in line
     assert "(downloads are off)" in refused(tmp_path / "w", benchmarks=("dtd",), methods=(), **{"data.download": False})
-    line = said(lambda: builders.prepare("mini_imagenet", None, tmp_path))
+    line = said(lambda: builders.prepare("mini_imagenet", None, tmp_path, download=False))
     assert "name it by `DataSettings.archive_dir`" in line
 
 
@@ -124,7 +124,7 @@ def test_a_file_of_weights_that_does_not_exist_is_said_before_anything_is_writte
 
 def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anything_is_written(tmp_path):
     (tmp_path / "a").mkdir()
-    own = {**OWN, "images": str(tmp_path)}
+    own = {**OWN, "images": str(tmp_path / "a")}
     line = refused(tmp_path / "w", **own, **{"data.split.file": str(tmp_path / "none.txt")})
     assert line.startswith(f"--config.data.split.file: {tmp_path}/none.txt cannot be read")
     line = refused(tmp_path / "w", **own, **{"data.split.fractions": (0.5, 0.1, 0.1)})

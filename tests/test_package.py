@@ -187,7 +187,9 @@ def test_every_dependency_has_a_lower_bound_and_none_is_pinned():
 def test_every_package_that_the_code_imports_is_declared():
     """By its own name: what another dependency brings along may be gone tomorrow."""
     owners = metadata.packages_distributions()
-    declared = {re.split(r"[\[>]", r)[0].lower().replace("_", "-") for r in PROJECT["project"]["dependencies"]}
+    project = PROJECT["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["hf"]]  # the extra of one module
+    declared = {re.split(r"[\[>]", requirement)[0].lower().replace("_", "-") for requirement in needed}
     files = [*(ROOT / "jaxdiv").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):

@@ -6,6 +6,7 @@ that PIL's antialiasing has no part in it. The study's code crops the original f
 is already at the size that the network sees: the same boxes, with less detail in the small ones.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def draw(numbers: Float[Array, " numbers"], kind: Augmentation, pixels: int) -> 
     )
     between = lambda number, low, high: low + number * (high - low)
     area = jnp.float32(pixels) ** 2 * between(areas, kind.scale, 1.0)
-    ratio = jnp.exp(between(ratios, jnp.log(3 / 4), jnp.log(4 / 3)))
+    ratio = jnp.exp(between(ratios, math.log(3 / 4), math.log(4 / 3)))
     sizes = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1)).astype(jnp.int32)
     fits = (sizes <= pixels).all(-1) & jnp.asarray(kind.scale < 1)
     size = jnp.where(fits.any(), sizes[fits.argmax()], pixels)
@@ -120,6 +121,6 @@ def augment_images(
     """Every image with a draw of its own, in 0..1; gray ones as RGB. `kinds` has an array `[images]` in each field."""
     if images.shape[-1] == 1:
         images = jnp.repeat(images, 3, -1)
-    numbers = jax.random.uniform(key, (len(images), _NUMBERS))
+    numbers = jax.random.uniform(key, (len(images), _NUMBERS), jnp.float32)
     drawn = jax.vmap(lambda of_image, kind: draw(of_image, kind, images.shape[1]))(numbers, kinds)
     return jax.vmap(apply)(images, drawn)

@@ -27,12 +27,13 @@ def table(base: str, stored: Stored, split: str, alone: bool = True) -> ImageTab
     ends = np.cumsum(stored.count)
     start, end = ends[chosen[0]] - stored.count[chosen[0]], ends[chosen[-1]]
     seen, facts = preprocessing(base, alone), BASE_SETS.get(base)
+    mean, std = stored.statistics or (seen.mean, seen.std)
     return table_of(
         stored.images[start:end],
         stored.count[chosen].tolist(),
         [stored.names[i] for i in chosen],
-        seen.mean,
-        seen.std,
+        mean,
+        std,
         bool(facts and facts.rotates),
         seen.augmentation,
     )

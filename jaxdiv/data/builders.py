@@ -9,21 +9,18 @@ own shuffling writer holds a set in memory, and beyond 1 GB needs TensorFlow: it
 """
 
 import hashlib
-import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import requests
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core.download import checksums, download_manager, util
 
 from jaxdiv.data.registry import SOURCES
-from jaxdiv.data.sources import Archive, Source, find, read_folders
+from jaxdiv.data.sources import Archive, Source, find, is_image, missing, read_folders
+from jaxdiv.download import differs, fetch
 from jaxdiv.errors import InputError
 from jaxdiv.files import locked, writing
 
@@ -48,14 +45,6 @@ class Jaxdiv(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(VERSION)
     name = "jaxdiv"
 
-    @property
-    def url_infos(self):
-        return {
-            archive.url: checksums.UrlInfo(tfds.core.utils.Size(archive.size), archive.sha256, archive.name)
-            for archive in self.builder_config.source.archives
-            if archive.sha256
-        }
-
     def _info(self):
         features = {
             "image": tfds.features.Image(shape=(None, None, self.builder_config.source.channels)),
@@ -77,15 +66,9 @@ class Jaxdiv(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         config = self.builder_config
-        lacking = {a.name: a.url for a in config.source.archives if a.name not in config.paths}
-        if config.paths and config.source.sample in config.paths:
+        if config.source.sample in config.paths:
             return {"train": read_folders(config.paths, group=config.source.channels == 1)}
-        if lacking:
-            with _downloading(self, dl_manager, lacking):
-                got = dl_manager.download(lacking)
-            config.paths |= {name: Path(path) for name, path in got.items()}
-        ordered = {archive.name: config.paths[archive.name] for archive in config.source.archives}
-        return {"train": self._generate_examples(ordered)}
+        return {"train": self._generate_examples(config.paths)}
 
     def _generate_examples(self, paths):
         return self.builder_config.source.read(paths)
@@ -119,7 +102,10 @@ class Jaxdiv(tfds.core.GeneratorBasedBuilder):
         write(writer.add_examples, {"train": batch})
         write(writer.close_all)
         self.info.set_splits(info.splits)
-        self.info.metadata["archives"] = [_facts(name, path) for name, path in config.paths.items()]
+        self.info.metadata["archives"] = [
+            {"file": name, "sha256": sha256_of(path), "size": sum(file.stat().st_size for file in _files(path))}
+            for name, path in config.paths.items()
+        ]
 
 
 class Records(NamedTuple):
@@ -139,8 +125,9 @@ def prepare(
     """A set of `SOURCES` as records, made from its archives the first time.
 
     Args:
-      archive_dir: where the set's own archives are, or its `sample`; missing ones are downloaded.
-      data_dir: where prepared sets and downloads are kept, as TFDS lays them out.
+      archive_dir: where the set's own archives are, or other forms of it, or its `sample`; missing archives are
+        downloaded.
+      data_dir: where prepared sets are kept, as TFDS lays them out, and downloads.
       download: whether missing archives may be downloaded.
 
     Raises:
@@ -149,19 +136,21 @@ def prepare(
     """
     source = SOURCES[name]
     paths = find(source, archive_dir, download)
-    known = [a for a in source.archives if a.sha256 or a.md5]
     config_name = name
-    if source.sample in paths or len(known) < len(source.archives):
-        # Archives of which nobody published a hash are told apart by what they hold.
+    published = not (source.sample in paths or source.other_forms)  # or else of other bytes, which tell them apart
+    if paths and not (published and all(archive.sha256 or archive.md5 for archive in source.archives)):
         config_name += "_" + "_".join(sha256_of(path)[:12] for path in paths.values())
     config = _Config(config_name, source, paths, progress)
     folder = data_dir / "jaxdiv" / config_name / VERSION
     with writing(data_dir, "`DataSettings.dir`"), locked(folder), _quiet():
         builder = Jaxdiv(config=config, data_dir=data_dir)
         if not builder.is_prepared():
-            for archive in source.archives:
-                if archive.name in paths:
-                    _check(paths[archive.name], archive)
+            if published:
+                for archive in source.archives:
+                    if archive.name in paths:
+                        _check(paths[archive.name], archive)
+            for archive in (lacking := missing(source, paths)):
+                config.paths[archive.name] = _download(archive, lacking, data_dir / "downloads" / name, progress)
             for unfinished in folder.parent.glob("incomplete.*"):  # of a run that was killed
                 shutil.rmtree(unfinished)
             builder.download_and_prepare(
@@ -175,25 +164,54 @@ def prepare(
 
 
 def _check(path: Path, archive: Archive) -> None:
-    for kind, expected in (("sha256", archive.sha256), ("md5", archive.md5)):
-        if expected:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, kind).hexdigest()
-            if found != expected:
-                raise InputError(
-                    f"{path}: its {kind} is {found}, not {expected}: it is damaged or another version; remove it and "
-                    f"get it from {archive.url}"
-                )
+    if reason := differs(path, archive.sha256, archive.md5, archive.size):
+        raise InputError(f"{path} {reason}: damaged, or another version; remove it and get it from {archive.url}")
+
+
+def _download(archive: Archive, lacking: list[Archive], folder: Path, progress: Callable[[float, str], None]) -> Path:
+    """One archive among those that are `lacking`, from its owners or a mirror, or as it came an earlier time."""
+    file = folder / archive.name
+    facts = (archive.sha256, archive.md5, archive.size)
+    if file.exists():
+        if not differs(file, *facts):
+            return file
+        file.unlink()
+    total = sum(other.size for other in lacking) / 2**20
+    before = sum(other.size for other in lacking[: lacking.index(archive)]) / 2**20
+
+    def report(share: float) -> None:
+        came = before + share * archive.size / 2**20
+        of_all = f"{came:.0f} of {total:.0f} MiB" if total else archive.name
+        progress(came / total if total else share, f"downloading {of_all}")
+
+    by_hand = f"as {archive.name} into a folder, for `DataSettings.archive_dir`"
+    fetch(
+        [archive.url, *archive.mirrors],
+        file,
+        archive.sha256,
+        report,
+        md5=archive.md5,
+        size=archive.size,
+        by_hand=by_hand,
+        place="`DataSettings.dir`",
+    )
+    return file
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file."""
+    """The sha256 of a file; of a folder, that of its images', pickles' and tables' names and sha256."""
+    if path.is_dir():
+        names = [f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in _files(path)]
+        return hashlib.sha256("".join(names).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _facts(name: str, path: Path) -> dict[str, Any]:
-    return {"file": name, "sha256": sha256_of(path), "size": path.stat().st_size}
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    counts = lambda name: is_image(name) or name.endswith((".pkl", ".pickle", ".csv"))
+    return sorted(file for file in path.rglob("*") if counts(file.name) and file.is_file())
 
 
 @contextmanager
@@ -207,35 +225,3 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(level)
         tfds.enable_progress_bar()
-
-
-@contextmanager
-def _downloading(builder: Jaxdiv, dl_manager: Any, urls: dict[str, str]) -> Iterator[None]:
-    """TFDS's errors as one line, and its progress: what has come so far of what is known to come."""
-    source = builder.builder_config.source
-    folder = Path(dl_manager.download_dir)
-    total = sum(archive.size for archive in source.archives if archive.name in urls)
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.5):
-            came = sum(file.stat().st_size for file in folder.glob("**/*.tmp.*/*") if file.exists())
-            note = f"downloading {came / 2**20:.0f}" + (f" of {total / 2**20:.0f} MiB" if total else " MiB")
-            builder.builder_config.progress(min(came / total, 1.0) if total else 0.0, note)
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    by_hand = f"or get {' and '.join(urls.values())} by other means into a folder, for `DataSettings.archive_dir`"
-    try:
-        yield
-    except download_manager.NonMatchingChecksumError as error:
-        expected, found = re.findall(r"checksum='(\w+)'", str(error))
-        raise InputError(
-            f"{' or '.join(urls.values())}: the sha256 of what came is {found}, not {expected}: try again, {by_hand}"
-        ) from None
-    except (requests.RequestException, util.DownloadError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{source.title} cannot be downloaded ({reason}): try again, {by_hand}") from None
-    finally:
-        over.set()
-        watching.join()

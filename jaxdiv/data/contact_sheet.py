@@ -1,6 +1,6 @@
 """A picture to see at a glance that the data are right: a row is a class."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,27 +11,49 @@ from jaxdiv.data.store import Stored
 _THUMBNAIL, _LABEL, _TITLE = 48, 150, 18  # pixels of a sheet
 
 
-def contact_sheet(name: str, stored: Sequence[Stored], own: Collection[str] = ()):
-    """The contact sheet of a benchmark from the prepared tables of its components: a row is a class."""
-    sections = []
+def contact_sheet(
+    name: str, stored: Sequence[Stored], own: Collection[str] = (), notes: Mapping[str, Sequence[str]] | None = None
+) -> Image.Image:
+    """The contact sheet of a benchmark from the prepared tables of its components: a row is a class.
+
+    notes: lines about a component, shown above its images.
+    """
+    sections: list[tuple[str, Stored | None, int, bool]] = []
     for base, of_base in zip(components(name, own), stored, strict=True):
+        sections += [(_shortened(line), None, 0, False) for line in (notes or {}).get(base, ())]
         inverted = bool(base in BASE_SETS and BASE_SETS[base].gray)
         for number, split in enumerate(SPLITS):
             mine = of_base.split == number
-            title = f"{base} {split}: {mine.sum()} classes, {of_base.count[mine].sum()} images"
+            count = of_base.count[mine]
+            title = f"{base} {split}: {len(count)} classes, {count.sum()} images{_spread(count)}"
             sections.append((title, of_base, number, inverted))
     return _draw(sections)
 
 
-def _draw(sections: Sequence[tuple[str, Stored, int, bool]], classes: int = 8, images: int = 12) -> Image.Image:
+def _spread(count: np.ndarray) -> str:
+    """The least, median and greatest number of images of a class, where they differ."""
+    if not len(count) or count.min() == count.max():
+        return ""
+    return f", {count.min()} to {count.max()} a class, median {np.median(count):g}"
+
+
+def _shortened(line: str, most: int = 118) -> str:
+    """What fits the sheet's width."""
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def _draw(sections: Sequence[tuple[str, Stored | None, int, bool]], classes: int = 8, images: int = 12) -> Image.Image:
     """A picture to see at a glance that data are right: a row is a class, some classes of each section.
 
     Args:
-      sections: title, table, which split of it, and whether to invert it (drawings that are dark on bright).
+      sections: title, table (None: the title alone), which split of it, and whether to invert it (drawings that are
+        dark on bright).
     """
     rows: list[tuple[str, list[np.ndarray]]] = []
     for title, table, split, inverted in sections:
         rows.append((title, []))
+        if table is None:
+            continue
         chosen = np.flatnonzero(table.split == split)
         first = np.cumsum(table.count) - table.count
         for i in chosen[np.unique(np.linspace(0, len(chosen) - 1, min(classes, len(chosen))).astype(int))]:

@@ -169,14 +169,15 @@ def _support_and_query(rows, shots):
 def _draw_task(key, table, ways, each):
     """Rows [ways, each], the data set, and the quarter by which each class is turned."""
     for_set, for_classes, for_images, for_turns = jax.random.split(key, 4)
-    dataset = jax.random.randint(for_set, (), 0, len(table.rotates))
-    # The largest of independent uniform scores are a uniform draw without replacement, in random order.
-    scores = jax.random.uniform(for_classes, table.dataset.shape)
+    dataset = jax.random.randint(for_set, (), 0, len(table.rotates), jnp.int32)
+    # The largest of independent uniform scores are a uniform draw without replacement, in random order. Types are
+    # given, so that the same key draws the same tasks under JAX_ENABLE_X64.
+    scores = jax.random.uniform(for_classes, table.dataset.shape, jnp.float32)
     classes = jax.lax.top_k(jnp.where(table.dataset == dataset, scores, -1), ways)[1]
-    scores = jax.random.uniform(for_images, (ways, table.largest))
+    scores = jax.random.uniform(for_images, (ways, table.largest), jnp.float32)
     in_class = jnp.arange(table.largest) < table.count[classes][:, None]
     rows = table.first[classes][:, None] + jax.lax.top_k(jnp.where(in_class, scores, -1), each)[1]
-    turns = jax.random.randint(for_turns, (ways,), 0, 4) * jnp.asarray(table.rotates)[dataset]
+    turns = jax.random.randint(for_turns, (ways,), 0, 4, jnp.int32) * jnp.asarray(table.rotates)[dataset]
     return rows, dataset, turns
 
 
@@ -188,7 +189,7 @@ def _sample_batch(key, table, size, augment):
 
 @partial(jax.jit, static_argnames=("images", "size"))
 def _draw_batch(key, images, size):
-    return jax.random.randint(key, (size,), 0, images)
+    return jax.random.randint(key, (size,), 0, images, jnp.int32)
 
 
 @partial(jax.jit, static_argnames="augment")

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from numpy.typing import ArrayLike
 
 from jaxdiv.data.registry import OWN, preprocessing
 from jaxdiv.data.table import ImageTable, place, table_of
@@ -14,43 +14,90 @@ from jaxdiv.errors import InputError
 
 _GIVEN = "`DataSettings.own`"
 _LONGEST = 60  # characters of a name: it becomes part of file names
-_ARCHIVE = re.compile(r"\.(zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(npz|zip|tgz|tbz2?|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+_NAMED = re.compile(r"(tfds|hf):(?=.)")  # a data set by its name in place of a path
 
 
 def table_from(
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: np.ndarray | Sequence[int] | Sequence[str],
+    images: ArrayLike,
+    labels: ArrayLike | Sequence[int] | Sequence[str],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    value_range: Sequence[float] = (),
 ) -> ImageTable:
     """A table of images and their labels, on the device if it fits there.
 
     Args:
-      images: bytes, gray (`c` = 1) or RGB (`c` = 3), in any order.
+      images: [n, h, w], gray, or [n, h, w, c], gray (`c` = 1) or RGB (`c` = 3), in any order. Bytes stay as they are;
+        16-bit numbers are scaled from 0..65535, floats from 0..1, all others by `value_range`.
       labels: the class of each image: whole numbers or names. The table's classes are in the order of these.
       mean, std: pixel statistics of each of the three channels, of pixels scaled to 0..1; None: ImageNet's, as for a
         folder of images.
+      value_range: the values of black and white in `images`; what is beyond them becomes black or white. Empty: those
+        of their type.
 
     Raises:
-      InputError: `images` are no such array, or `labels` is not one label for each of them.
+      InputError: `images` are no such array, of no known range or not finite; `labels` is not one label for each of
+        them, or of floats.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if labels.ndim != 1 or labels.shape != images.shape[:1]:
-        raise InputError(f"`labels` has shape {labels.shape}: give one label for each image of {images.shape}")
-    classes, of_image, count = np.unique(labels, return_inverse=True, return_counts=True)
-    images = images[np.argsort(of_image, kind="stable")]
+    pixels = _as_bytes(np.asarray(images), tuple(value_range))
+    named = _as_names(np.asarray(labels))
+    if named.ndim != 1 or named.shape != pixels.shape[:1]:
+        raise InputError(f"`labels` has shape {named.shape}: give one label for each image of {pixels.shape}")
+    classes, of_image, count = np.unique(named, return_inverse=True, return_counts=True)
+    pixels = pixels[np.argsort(of_image, kind="stable")]
     usual = preprocessing(OWN, alone=True)
     statistics = (usual.mean if mean is None else mean, usual.std if std is None else std)
     names = [str(name) for name in classes]
-    return place(table_of(images, count.tolist(), names, *statistics, augmentation=usual.augmentation))
+    return place(table_of(pixels, count.tolist(), names, *statistics, augmentation=usual.augmentation))
+
+
+def _as_bytes(images: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
+    """Images [n, h, w, c] of any numbers as bytes."""
+    images = images[..., None] if images.ndim == 3 else images
+    if images.ndim != 4 or not images.size or images.dtype.kind not in "buif":
+        raise InputError(f"`images` must be numbers [n, h, w] or [n, h, w, 1 or 3], not {images.dtype} {images.shape}")
+    ends = value_range
+    if not ends:
+        if images.dtype == np.uint8:
+            return images
+        ends = (0, 65535) if images.dtype == np.uint16 else (0, 1) if images.dtype.kind in "bf" else ()
+    if value_range and (len(ends) != 2 or not np.isfinite(ends).all() or ends[0] == ends[1]):
+        raise InputError(f"`value_range` is {value_range!r}: give the values of black and white, such as (0, 255)")
+    least, most = images.min().item(), images.max().item()
+    if not np.isfinite([least, most]).all():
+        raise InputError("`images` has NaN or infinite pixels: replace or remove such images")
+    if not value_range and (not ends or least < ends[0] or most > ends[1]):
+        raise InputError(
+            f"`images` are {images.dtype} from {least:.6g} to {most:.6g}: give the values of black and white by "
+            f"`value_range`, such as (0, 255)"
+        )
+    made = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), 256):  # floats of some images at a time
+        part = np.asarray(images[start : start + 256], np.float32 if images.dtype.itemsize <= 2 else np.float64)
+        made[start : start + 256] = np.rint(255 * ((part - ends[0]) / (ends[1] - ends[0])).clip(0, 1))
+    return made
+
+
+def _as_names(labels: np.ndarray) -> np.ndarray:
+    """Labels as whole numbers or texts, which sort."""
+    if labels.dtype.kind == "O":  # a list of Python's own, or a column of pandas
+        for kind in (str, int):
+            if all(isinstance(label, kind) for label in labels.flat):
+                return labels.astype(kind)
+    if labels.dtype.kind == "S":
+        return np.char.decode(labels, "utf-8")
+    if labels.dtype.kind not in "biuUT":
+        raise InputError(f"`labels` are {labels.dtype}: give whole numbers, or all of them names")
+    return labels
 
 
 def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:
     """The path of each of the user's data sets by its name, in the order given.
 
     Args:
-      given: `DIR` or `NAME=DIR`, or several of these with commas between them. A comma or an equals sign inside a path
-        that exists is part of the path.
+      given: `DIR` or `NAME=DIR`, or several of these with commas between them, where DIR is any path of
+        `OwnSet.path`. A comma or an equals sign inside a path that exists is part of the path.
       taken: whether a name already means another data set.
 
     A folder without a name is called by the last part of its path, in ASCII letters, digits, `.`, `_` and `-`; two such
@@ -70,7 +117,7 @@ def parse(given: str, taken: Callable[[str], bool]) -> dict[str, str]:
             )
         if taken(name):
             raise InputError(f"{_GIVEN}: the name {name!r} already means a benchmark: choose another one")
-    for what, values in (("name", [name.lower() for name in named]), ("folder", list(map(os.path.abspath, unnamed)))):
+    for what, values in (("name", [name.lower() for name in named]), ("folder", list(map(_whole, unnamed)))):
         if twice := next((value for value in values if values.count(value) > 1), None):
             raise InputError(f"{_GIVEN} has the {what} {twice!r} twice: give each once")
     derived = iter(_names(unnamed, taken, named))
@@ -97,9 +144,18 @@ def _split(piece: str) -> tuple[str, str]:
     return name.strip(), os.path.expanduser(rest.strip())
 
 
+def _is_name(path: str) -> bool:
+    return bool(_NAMED.match(path)) and not os.path.exists(path)
+
+
+def _whole(path: str) -> str:
+    """`path` from the root on; of tfds:NAME, from NAME's whose it is."""
+    return path.replace(":", "/") if _is_name(path) else os.path.abspath(path)
+
+
 def _names(paths: Sequence[str], taken: Callable[[str], bool], used: Sequence[str]) -> list[str]:
     """A name for each of `paths`, different from each other, from `used` and from what is taken."""
-    parts = [list(map(_plain, _ARCHIVE.sub("", os.path.abspath(path)).split(os.sep))) for path in paths]
+    parts = [list(map(_plain, _ARCHIVE.sub("", _whole(path)).replace(os.sep, "/").split("/"))) for path in paths]
     parts = [[*filter(None, of_path[:-1]), of_path[-1] or "folder"] for of_path in parts]
     names = []
     for mine in parts:

@@ -1,21 +1,28 @@
 """Any source -> a stored table of one base set: archives, a user's own images, or generated ones."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxdiv.data import folder, sources, store, synthetic
+from jaxdiv.data import sources, store, synthetic
 from jaxdiv.data.decode import decoder
+from jaxdiv.data.found import OwnSet
+from jaxdiv.data.layout import check_exists
+from jaxdiv.data.outline import TOO_SMALL, Outline, outline
+from jaxdiv.data.prepare_own import check_normalisation, write_own
 from jaxdiv.data.registry import BASE_SETS, OWN, SOURCES, SPLITS, split_lists
+from jaxdiv.data.splits import check_split
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, at_least
+from jaxdiv.files import local_path
 
-_EXPECTED = "a folder (or .zip, .tar) with one sub-folder of images for each class"
+_ABSENT = "a class that is not in the archives"
+_IN_IMAGENET = "an image that is also in ImageNet"
 _CHUNK = 256  # images decoded at once
 Progress = Callable[[float, str], None]
 
@@ -30,9 +37,10 @@ class DataSettings:
       download: whether missing archives may be downloaded.
       partial: the archives are samples: classes that are absent or have fewer than `min_images` images are left out
         and named in the facts. Otherwise they are an error.
+      without_imagenet: leave out images of CUB that are also in ImageNet, on which probes are pre-trained.
       min_images: shots + queries: the images that a task needs of a class.
-      own: the user's data sets: a folder (or .zip, .tar) of images by its name, a sub-folder per class.
-      fractions, split_seed, split_file: how their classes are split (`folder.split_classes`).
+      own: the user's data sets by their names, each an `OwnSet` or only its path.
+      fractions, split_seed, split_file: how the classes of those are split that have no split of their own.
       skip_broken: leave out their images that cannot be decoded, and name them in the facts; otherwise an error.
       classes, images_per_class, seed: of a generated benchmark: classes per split, images per class, the draw.
     """
@@ -41,8 +49,9 @@ class DataSettings:
     dir: str = ""
     download: bool = True
     partial: bool = False
+    without_imagenet: bool = False
     min_images: int = 20
-    own: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, OwnSet | str] = field(default_factory=dict)
     fractions: tuple[float, ...] = (1.0, 0.0, 0.0)
     split_seed: int = 0
     split_file: str = ""
@@ -54,16 +63,48 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.own, Mapping):
             raise InputError(f"`DataSettings.own` is {self.own!r}: give each set's path by its name, {{'birds': DIR}}")
+        for name in ("archive_dir", "dir", "split_file"):
+            object.__setattr__(self, name, local_path(getattr(self, name), f"`DataSettings.{name}`"))
+        object.__setattr__(self, "own", {name: self._checked(name, given) for name, given in self.own.items()})
+
+    def _checked(self, name: str, given: OwnSet | str) -> OwnSet:
+        if not isinstance(given, OwnSet | str | Path):
+            raise InputError(f"`DataSettings.own` has {given!r} as {name!r}: give its path, or an `OwnSet`")
+        own = given if isinstance(given, OwnSet) else OwnSet(str(given))
+        check_normalisation(own.normalisation)
+        path, split, labels = (
+            local_path(getattr(own, each), f"`OwnSet.{each}`") for each in ("path", "split", "labels")
+        )
+        return replace(own, path=path, split=split or self.split_file, labels=labels)
+
+    def own_set(self, name: str) -> OwnSet:
+        """One of the user's data sets."""
+        own = self.own[name]
+        assert isinstance(own, OwnSet)  # `__post_init__` made it one
+        return own
+
+    def outline(self, name: str) -> Outline:
+        """What one of the user's data sets gives before a pixel is read. Raises InputError as `outline.outline`."""
+        return outline(self.own_set(name), self.min_images, self.partial, self.fractions, self.split_seed)
 
 
 def prepare_base_set(
-    base: str, pixels: int, settings: DataSettings, into: Path, progress: Progress = lambda share, note: None
+    base: str,
+    pixels: int,
+    settings: DataSettings,
+    into: Path,
+    progress: Progress = lambda share, note: None,
+    outlined: Outline | None = None,
 ) -> dict[str, Any]:
     """Make one base set's table at `pixels` x `pixels` in the folder `into`, from its archives or generated.
 
+    Args:
+      outlined: the outline of a user's set, where it is known already.
+
     Returns:
-      Facts for the manifest: classes and images per split, the classes left out, the sha256 of the pixels, and each
-      archive's name, sha256 and size.
+      Facts for the manifest: classes and images per split; the least, median and greatest number of images of a class;
+      what was left out, what was recognised, and how many images were changed, in words; the sha256 of the pixels; and
+      each archive's name, sha256 and size.
 
     Raises:
       InputError: archives as `builders.prepare`; a class that is absent or too small; a broken image; a full disk.
@@ -71,18 +112,36 @@ def prepare_base_set(
     at_least(1, pixels=pixels)
     check_inputs(base, settings)
     archives: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    pieces: Iterator[np.ndarray]
-    if base in settings.own or base == OWN:
-        by_class, names, split, left_out = _read_own(base, pixels, settings, progress)
-        count, pieces = [len(images) for images in by_class], iter(by_class)
-    elif (spread := synthetic.spread(base)) is not None:
-        by_class, names, split = _generate(spread, pixels, settings)
-        count, pieces = [len(images) for images in by_class], iter(by_class)
+    left_out: Mapping[str, Sequence[str]] = {}
+    notes: Sequence[str] = ()
+    changed: dict[str, int] = {}
+    count: Sequence[int]
+    split: Sequence[int]
+    if base in settings.own:
+        outlined = outlined or settings.outline(base)
+        how = (settings.min_images, settings.partial, settings.skip_broken)
+        digest, settled, left_out, changed = write_own(settings.own_set(base), outlined, pixels, into, *how, progress)
+        count, split, notes = settled.counts, settled.split, outlined.found.notes
     else:
-        count, pieces, names, split, left_out, archives = _read(base, pixels, settings, progress)
-    digest = store.write_table(into, pieces, count, split, names)
-    facts: dict[str, Any] = {"left_out": left_out, "sha256": digest, "archives": archives}
+        pieces: Iterator[np.ndarray]
+        if (spread := synthetic.spread(base)) is not None:
+            by_class, names, split = _generate(spread, pixels, settings)
+            count, pieces = [len(images) for images in by_class], iter(by_class)
+        else:
+            count, pieces, names, split, left_out, archives = _read(base, pixels, settings, progress)
+        digest = store.write_table(into, pieces, count, split, names)
+    facts: dict[str, Any] = {
+        "left_out": {reason: list(lost) for reason, lost in left_out.items() if lost},
+        "notes": list(notes),
+        "changed": dict(sorted(changed.items())),
+        "images_per_class": {
+            "least": int(min(count)),
+            "median": float(np.median(count)),
+            "most": int(max(count)),
+        },
+        "sha256": digest,
+        "archives": archives,
+    }
     for number, title in enumerate(SPLITS):
         mine = np.asarray(split) == number
         facts[title] = {"classes": int(mine.sum()), "images": int(np.asarray(count)[mine].sum())}
@@ -97,9 +156,8 @@ def check_inputs(base: str, settings: DataSettings) -> None:
     if base in settings.own or base == OWN:
         if base == OWN:  # all of the user's own sets, of which there are none
             raise InputError(f"benchmark {OWN!r} is your own folder of images: name it by `DataSettings.own`")
-        if not Path(settings.own[base]).exists():
-            raise folder.missing(Path(settings.own[base]), _EXPECTED)
-        folder.check_split(settings.fractions, settings.split_file, SPLITS)
+        check_exists(settings.own_set(base))
+        check_split(settings.fractions, settings.own_set(base).split, SPLITS)
     elif base in BASE_SETS:
         sources.find(SOURCES[BASE_SETS[base].source], archive_dir, settings.download)
     else:
@@ -135,11 +193,15 @@ def _read(base, pixels, settings, progress):
     where = " and ".join(archive["file"] for archive in archives)
     by_class: dict[str, list[tuple[str, int]]] = {}
     listed: dict[str, str] = {}
+    seen_before: list[str] = []
     for start in range(0, len(records), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(records)))
         for row, record in zip(rows, records.__getitems__(list(rows)), strict=True):
-            label = record[facts.label].decode()
-            by_class.setdefault(label, []).append((record["file"].decode(), row))
+            label, file = record[facts.label].decode(), record["file"].decode()
+            if settings.without_imagenet and PurePosixPath(file).name in facts.in_imagenet:
+                seen_before.append(file)
+                continue
+            by_class.setdefault(label, []).append((file, row))
             listed[label] = record[facts.listed].decode()
     if facts.splits:
         names, split_of, missing = _split_by_name(facts, listed, where)
@@ -160,7 +222,7 @@ def _read(base, pixels, settings, progress):
     if not kept:
         raise InputError(f"{where} holds no class of {facts.title} with {settings.min_images} images")
     order = [row for label in kept for _, row in sorted(by_class[label])]
-    decode = decoder(pixels, facts.gray, facts.cut_bottom)
+    decode = decoder(pixels, facts.gray, facts.cut_bottom, upright=False)  # as the studies of these sets read them
 
     def pieces():
         one = lambda record: decode(record["image"], f"{where}: {record['file'].decode()}")
@@ -171,31 +233,12 @@ def _read(base, pixels, settings, progress):
 
     count = [len(by_class[label]) for label in kept]
     split = [SPLITS.index(split_of[label]) for label in kept]
-    left_out = sorted({*missing, *(names[label] for label in small)})
+    left_out = {
+        _ABSENT: sorted(missing),
+        TOO_SMALL: sorted(names[label] for label in small),
+        _IN_IMAGENET: sorted(seen_before),
+    }
     return count, pieces(), [names[label] for label in kept], split, left_out, archives
-
-
-def _read_own(base, pixels, settings, progress):
-    path = Path(settings.own[base])
-    broken: list[str] = []
-    lost = broken if settings.skip_broken else None
-    decode = decoder(pixels, False)
-    images = folder.read_classes(path, _EXPECTED, decode, lambda share: progress(share, ""), lost)
-    small = [name for name, of_class in images.items() if len(of_class) < settings.min_images]
-    if small and not settings.partial:
-        raise InputError(
-            f"{path}: {len(small)} of {len(images)} classes are smaller than `DataSettings.min_images` = "
-            f"{settings.min_images} (class {small[0]!r} is of {len(images[small[0]])}): lower that, or leave such "
-            f"classes out by `DataSettings.partial=True`"
-        )
-    names = [name for name in images if name not in small]
-    if not names:
-        raise InputError(f"{path}: none of its {len(images)} classes has {settings.min_images} images")
-    split_of = folder.split_classes(names, settings.fractions, settings.split_seed, settings.split_file, SPLITS)
-    unlisted = [name for name in names if name not in split_of]
-    kept = sorted(split_of, key=lambda name: (SPLITS.index(split_of[name]), name))
-    split = [SPLITS.index(split_of[name]) for name in kept]
-    return [images[name] for name in kept], kept, split, [*small, *unlisted, *broken]
 
 
 def _split_by_order(facts, listed, where):

@@ -9,8 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
-from jaxdiv.data import sources, synthetic
+from jaxdiv.data import in_imagenet, mini_imagenet, sources, synthetic
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.sources import Archive, Source
 from jaxdiv.errors import unknown
@@ -52,6 +53,7 @@ class BaseSet:
       preprocessing, in_union: alone, and as part of a union, where that differs.
       pixels: the side of its images in the study, alone; in a union it is 84.
       cut_bottom: rows of the original image that are no part of it.
+      in_imagenet: names of its files that are also in ImageNet, as far as they are known.
     """
 
     title: str
@@ -66,12 +68,17 @@ class BaseSet:
     gray: bool = False
     rotates: bool = False
     cut_bottom: int = 0
+    in_imagenet: frozenset[str] = frozenset()
 
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 _OMNIGLOT = "https://github.com/brendenlake/omniglot"
-# sha256 and sizes: as TensorFlow Datasets registers them, CIFAR-100's Python archive as Keras does. FGVC-Aircraft's
-# MD5 is what public loaders agree on; of Mini-ImageNet nobody publishes anything.
+_ZENODO = "https://zenodo.org/records/7978538/files"  # learn2learn's
+_PADDLE = "bj.bcebos.com"  # PaddlePaddle's own loaders take these, with the MD5 that the owners publish
+_HF = "https://huggingface.co"
+# sha256 and sizes: as TensorFlow Datasets registers them, CIFAR-100's Python archive as Keras does, FGVC-Aircraft as
+# public loaders agree on. Zenodo publishes sizes and MD5. A mirror is one of which public code has found the same hash;
+# that of every download is checked.
 SOURCES = {
     "omniglot": Source(
         "Omniglot",
@@ -99,13 +106,36 @@ SOURCES = {
     "mini_imagenet": Source(
         "Mini-ImageNet",
         "https://github.com/renmengye/few-shot-ssl-public",
-        (Archive("mini-imagenet.tar.gz"),),
-        sources.read_mini_imagenet,
+        (
+            Archive(
+                "mini-imagenet-cache-train.pkl",
+                f"{_ZENODO}/mini-imagenet-cache-train.pkl?download=1",
+                1145461190,
+                md5="ee4e80dc7b716f3ceec891d199b5277a",
+            ),
+            Archive(
+                "mini-imagenet-cache-validation.pkl",
+                f"{_ZENODO}/mini-imagenet-cache-validation.pkl?download=1",
+                292661258,
+                md5="c1145a80890b88d54a67d6e0022d53a5",
+                also=("mini-imagenet-cache-val.pkl",),
+            ),
+            Archive(
+                "mini-imagenet-cache-test.pkl",
+                f"{_ZENODO}/mini-imagenet-cache-test.pkl?download=1",
+                353647539,
+                md5="389b6c59d348b2e1ae9610f00a5e6724",
+            ),
+        ),
+        mini_imagenet.read,
         100,
         60000,
         sample="miniimagenet_sample.tar",
-        manual="1.1 GB with the three pickles mini-imagenet-cache-*.pkl; a .tar or .zip of the 60000 JPEG files, "
-        "each in its class's folder or named as n0153282900000005.jpg, will do under the same name",
+        other_forms=lambda archive_dir: _mini_imagenets(archive_dir),
+        # By this name the three are 1.1 GB with MD5 b38f1eb4251fb9459ecc8e7febf9b2eb, as torchmeta and others check it.
+        accepted="mini-imagenet.tar.gz as https://github.com/renmengye/few-shot-ssl-public links to it, MetaOptNet's "
+        "pickles, or a folder or archive of the 60000 images, each in its class's folder or named as "
+        "n0153282900000005.jpg",
     ),
     "cifar100": Source(
         "CIFAR-100",
@@ -116,6 +146,11 @@ SOURCES = {
                 "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
                 169001437,
                 "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+                mirrors=(
+                    f"https://dataset.{_PADDLE}/cifar/cifar-100-python.tar.gz",
+                    f"{_HF}/datasets/nakroy/cifar100-python/resolve/201a32345d2c6b970e1a36c582930c83e09c96d2/"
+                    "cifar-100-python.tar.gz",
+                ),
             ),
         ),
         sources.read_cifar100,
@@ -129,7 +164,9 @@ SOURCES = {
             Archive(
                 "fgvc-aircraft-2013b.tar.gz",
                 f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-                md5="d4acdd33327262359767eeaa97a4f732",
+                2753340328,
+                "e4e323d410e29f0370c81eabdcbb0e2b813acea1de22891b70b58ff41bfc9834",
+                mirrors=(f"{_HF}/datasets/xingslong/fgvc-aircraft-2013b/resolve/main/fgvc-aircraft-2013b.tar.gz",),
             ),
         ),
         sources.read_aircraft,
@@ -145,12 +182,14 @@ SOURCES = {
                 f"{_VGG}/flowers/102/102flowers.tgz",
                 344862509,
                 "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+                mirrors=(f"http://paddlemodels.{_PADDLE}/flowers/102flowers.tgz",),
             ),
             Archive(
                 "imagelabels.mat",
                 f"{_VGG}/flowers/102/imagelabels.mat",
                 502,
                 "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+                mirrors=(f"http://paddlemodels.{_PADDLE}/flowers/imagelabels.mat",),
             ),
         ),
         sources.read_flowers,
@@ -183,6 +222,7 @@ SOURCES = {
                 "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
                 1150585339,
                 "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+                mirrors=(f"{_HF}/heatingma/pygmtools/resolve/main/CUB_200_2011.tgz",),
             ),
         ),
         sources.read_birds,
@@ -192,6 +232,9 @@ SOURCES = {
 }
 BASE_SETS = {
     "cifar_fs": BaseSet("CIFAR-FS", "cifar100", _CIFAR, "cifar_fs", in_union=_NATURAL, pixels=32),
+    # In the configurations of the study's code that trained on FC100 it is 84 px with the natural images'
+    # preprocessing; 32 px with CIFAR's is what another path of that code has. At 32 px the diversity of these two is
+    # not measured like that of the others.
     "fc100": BaseSet("FC100", "cifar100", _CIFAR, "fc100_superclasses", listed="group", in_union=_NATURAL, pixels=32),
     "mini_imagenet": BaseSet("Mini-ImageNet", "mini_imagenet", _MINI, "mini_imagenet"),
     # The lowest 20 rows are a banner with the photographer's name, which the set's own notes tell to cut off. The
@@ -202,7 +245,7 @@ BASE_SETS = {
     ),
     "flower": BaseSet("VGG Flower", "flower", _NATURAL, "vgg_flower"),
     "dtd": BaseSet("DTD", "dtd", _NATURAL, "dtd"),
-    "cu_birds": BaseSet("CUBirds", "cu_birds", _NATURAL, "cu_birds"),
+    "cu_birds": BaseSet("CUBirds", "cu_birds", _NATURAL, "cu_birds", in_imagenet=in_imagenet.CUB),
     "omniglot": BaseSet("Omniglot", "omniglot", _DRAWINGS, sizes=(1100, 100, 423), gray=True, rotates=True),
 }
 UNIONS = {
@@ -272,6 +315,12 @@ def preprocessing(base: str, alone: bool) -> Preprocessing:
     if facts is None:  # a user's own are taken for photographs, as the probe's own
         return _IMAGENET if synthetic.spread(base) is None else _GENERATED
     return facts.preprocessing if alone or facts.in_union is None else facts.in_union
+
+
+def _mini_imagenets(archive_dir: Path) -> dict[str, Path]:
+    classes = frozenset(of_class for of_split in split_lists()["mini_imagenet"].values() for of_class in of_split)
+    others = {archive.name for source in SOURCES.values() for archive in source.archives}
+    return mini_imagenet.find(archive_dir, classes, frozenset(others | {source.sample for source in SOURCES.values()}))
 
 
 @cache

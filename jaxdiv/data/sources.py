@@ -13,8 +13,9 @@ from PIL import Image
 
 from jaxdiv.data.archives import members
 from jaxdiv.data.array_pickle import load_arrays
-from jaxdiv.data.folder import is_image
 from jaxdiv.errors import InputError
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 class Example(NamedTuple):
@@ -26,13 +27,23 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of a data set. `sha256`, `md5` and `size` (bytes) are empty where its owners' are not known to us."""
+    """A file of a data set.
+
+    Attributes:
+      name: what its owners call it.
+      url: where they have it; empty: behind a form.
+      size, sha256, md5: its bytes; empty where they are not known to us.
+      mirrors: where others have the same bytes.
+      also: other names under which people have it.
+    """
 
     name: str
-    url: str = ""  # empty: behind a form
+    url: str = ""
     size: int = 0
     sha256: str = ""
     md5: str = ""
+    mirrors: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,9 @@ class Source:
       read: paths of the archives by their names -> examples, in any order.
       classes, images: what the whole set has.
       sample: an archive with a folder for each class that is taken where the set's own archives are not there.
+      other_forms: what else in a folder of archives is this set, by name, all or nothing of it. Where there are others,
+        the user's archives may differ from the published ones in their bytes.
+      accepted: these forms in words.
     """
 
     title: str
@@ -54,39 +68,56 @@ class Source:
     images: int
     channels: int = 3
     sample: str = ""
-    manual: str = ""  # what is accepted, for a set that cannot be downloaded
+    other_forms: Callable[[Path], dict[str, Path]] | None = None
+    accepted: str = ""
 
 
 def find(source: Source, archive_dir: Path | None, download: bool) -> dict[str, Path]:
-    """Those of a data set's archives (or its `sample`) that are in `archive_dir`, by their names.
+    """Those of a data set's archives (or its other forms, or its `sample`) that are in `archive_dir`, by their names.
 
     Raises:
       InputError: an archive is missing and cannot, or must not, be downloaded.
     """
-    folder = archive_dir or Path(".")
+    there: dict[str, Path] = {}
     if archive_dir:
         check_folder(archive_dir)
-    names = [archive.name for archive in source.archives]
-    there = {name: folder / name for name in names if archive_dir and (folder / name).exists()}
-    if not there and archive_dir and source.sample and (folder / source.sample).exists():
-        return {source.sample: folder / source.sample}
-    for archive in source.archives:
-        if archive.name not in there and not (download and archive.url):
+        for archive in source.archives:
+            named = (archive_dir / name for name in (archive.name, *archive.also))
+            if path := next((path for path in named if path.exists()), None):
+                there[archive.name] = path
+        if len(there) < len(source.archives) and source.other_forms and (found := source.other_forms(archive_dir)):
+            return found
+        if not there and source.sample and (archive_dir / source.sample).exists():
+            return {source.sample: archive_dir / source.sample}
+    for archive in missing(source, there):
+        if not (download and archive.url):
             size = f", {archive.size} bytes" if archive.size else ""
             where = archive_dir or "a folder and name it by `DataSettings.archive_dir`"
             why = "" if not archive.url else " (downloads are off)"
-            accepted = f" ({source.manual})" if source.manual else ""
+            accepted = f"; or {source.accepted}" if source.accepted else ""
             instead = f"; or {source.sample}, a folder per class" if source.sample else ""
             raise InputError(
-                f"{folder / archive.name if archive_dir else archive.name} is missing{why}: get {source.title}"
-                f"{size}{accepted} from {archive.url or source.page} and put it as {archive.name} into {where}{instead}"
+                f"{archive_dir / archive.name if archive_dir else archive.name} is missing{why}: get {source.title}"
+                f"{size} from {archive.url or source.page} and put it as {archive.name} into {where}{accepted}{instead}"
             )
     return there
+
+
+def missing(source: Source, there: dict[str, Path]) -> list[Archive]:
+    """Which archives are to be downloaded beside those that are `there`; none where there is another form."""
+    names = {archive.name for archive in source.archives}
+    return [] if there.keys() - names else [archive for archive in source.archives if archive.name not in there]
 
 
 def check_folder(archive_dir: Path) -> None:
     if not archive_dir.is_dir():
         raise InputError(f"`DataSettings.archive_dir` is {archive_dir}, which is no folder")
+
+
+def is_image(name: str) -> bool:
+    """Whether `name` is that of an image, by its suffix: owners give true ones."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def read_folders(paths: dict[str, Path], images: str = "", group: bool = False) -> Iterator[Example]:
@@ -148,46 +179,48 @@ def read_cifar100(paths: dict[str, Path]) -> Iterator[Example]:
     """Two pickles of raw pixels and numbered labels, and one of the labels' names."""
     (path,) = paths.values()
     wanted = [f"cifar-100-python/{part}" for part in ("meta", "train", "test")]
-    found = {name: _named(load_arrays(file, name)) for name, file in members(path, wanted.__contains__, path.name)}
+    found = {name: load_arrays(file, f"{path}: {name}") for name, file in members(path, wanted.__contains__, path.name)}
     if sorted(found) != sorted(wanted):
         raise InputError(f"{path} is without {' and '.join(sorted({*wanted} - {*found}))}: get it again")
-    fine, coarse = (found[wanted[0]][f"{kind}_label_names"] for kind in ("fine", "coarse"))
+    fine, coarse = fields(found.pop(wanted[0]), str(path), fine_label_names=list, coarse_label_names=list)
     for part in wanted[1:]:
-        batch = found[part]
-        for pixels, name, label, group in zip(
-            batch["data"], batch["filenames"], batch["fine_labels"], batch["coarse_labels"], strict=True
-        ):
-            image = _png(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
-            yield Example(image, fine[label], coarse[group], f"{part}/{name}")
+        where, kinds = f"{path}: {part}", {"filenames": list, "fine_labels": list, "coarse_labels": list}
+        pixels, names, labels, groups = fields(found.pop(part), where, data=np.ndarray, **kinds)
+        labels, groups = numbers(labels, where), numbers(groups, where)
+        known = all(0 <= label < len(fine) for label in labels) and all(0 <= group < len(coarse) for group in groups)
+        alike = pixels.shape == (len(names), 3072) and len(names) == len(labels) == len(groups)
+        if not known or not alike or pixels.dtype != np.uint8:
+            raise InputError(f"{where} has not one label, one name and 3072 bytes for each image: get it again")
+        for row, name, label, group in zip(pixels, names, labels, groups, strict=True):
+            image = png(row.reshape(3, 32, 32).transpose(1, 2, 0))
+            yield Example(image, text(fine[label]), text(coarse[group]), f"{part}/{text(name)}")
 
 
-def read_mini_imagenet(paths: dict[str, Path]) -> Iterator[Example]:
-    """JPEG files that begin with their class (`n0153282900000005.jpg`) or are in its folder; or the three pickles
-    `mini-imagenet-cache-{train,val,test}.pkl` of pixels."""
-    (path,) = paths.values()
-    wanted = lambda name: is_image(name) or name.endswith(".pkl")
-    for name, file in members(path, wanted, path.name):
-        if not name.endswith(".pkl"):
-            of_class = re.match(r"n\d{8}", PurePosixPath(name).name) or re.search(r"n\d{8}(?=/)", name)
-            if not of_class:
-                raise InputError(f"{path}: {name} names no WordNet class such as n01532829: is it Mini-ImageNet?")
-            yield Example(file.read(), of_class[0], "", name)
-            continue
-        batch = _named(load_arrays(file, f"{path}: {name}"))
-        for of_class, rows in batch["class_dict"].items():
-            for row in rows:
-                yield Example(_png(batch["image_data"][row]), of_class, "", f"{name}/{row:05}")
+def fields(batch: Any, where: str, **kinds: Any) -> list[Any]:
+    """The values of a pickle that a set needs, each of its kind. InputError names `where`."""
+    named = {text(key): value for key, value in batch.items()} if type(batch) is dict else {}
+    for name, kind in kinds.items():
+        if not isinstance(named.get(name), kind):
+            raise InputError(f"{where} has no `{name}` as it should: is it another file?")
+    return [named[name] for name in kinds]
 
 
-def _named(batch: Any) -> Any:
-    """Python 2's and 3's pickles alike: text as text."""
-    text = lambda value: value.decode() if isinstance(value, bytes) else value
-    return {
-        text(key): [text(item) for item in value] if isinstance(value, list) else value for key, value in batch.items()
-    }
+def text(value: Any) -> str:
+    """A name in a pickle of Python 2 or 3."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def numbers(values: Any, where: str) -> list[int]:
+    """Whole numbers in a list, or in an array of one axis. InputError names `where`."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        return values.tolist()
+    if type(values) is not list or any(type(value) is not int for value in values):
+        raise InputError(f"{where} has labels that are no whole numbers: get it again")
+    return values
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Pixels `[h, w, c]` as a file."""
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
     return out.getvalue()

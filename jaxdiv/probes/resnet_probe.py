@@ -4,6 +4,7 @@ No gradient of a single image is formed for its own sake. One backward pass of t
 each batch norm's output; d and the layer's input give each filter's squared gradient (`gradients.kernel_squares`).
 """
 
+import re
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, some
 from jaxdiv.nets.logistic import Head
 from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
 from jaxdiv.probes.images import check_images
 from jaxdiv.probes.resnet import NETS, PERTURBATIONS, TAPS, ResNet, Weights, at, feature_count, layers
-from jaxdiv.probes.weights import check_tensors
+from jaxdiv.probes.weights import check_tensors, fit, resembles
 
 # torchvision's leaf name -> our collection and leaf name.
 _CONV = {"weight": ("params", "kernel")}
@@ -191,8 +192,10 @@ def _octave_noise(key: PRNGKeyArray, images: int, size: int) -> Float[Array, "im
 def from_torchvision(net: ResNet, tensors: Tensors, source: str = "weights") -> dict[str, Any]:
     """torchvision's tensors (OIHW kernels) -> `ResNetProbe.params`, with the classifier `fc` where it is there.
 
+    They may all have one prefix, as in a training checkpoint (`weights.fit`).
+
     Raises:
-      InputError: names what is missing, of another shape or not finite.
+      InputError: names what is missing, of another shape, not finite, or of no part of this architecture.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     paths: dict[str, tuple[str, ...]] = {}
@@ -202,7 +205,14 @@ def from_torchvision(net: ResNet, tensors: Tensors, source: str = "weights") -> 
             for leaf, (collection, ours) in table.items():
                 shapes[f"{module}.{leaf}"] = shape
                 paths[f"{module}.{leaf}"] = (collection, *module.split("."), ours)
-    check_tensors(tensors, shapes, source)
+    fitted = fit(tensors, shapes, source)
+    check_tensors(fitted, shapes, source, tensors)
+    # A ResNet-34 has all that a ResNet-18 has.
+    parts = [name for name in fitted if re.match(r"(conv1|bn1|layer\d+)\.", name) and name not in shapes]
+    if more := [name for name in parts if not name.endswith(".num_batches_tracked")]:
+        like = resembles({name: value.shape for name, value in fitted.items()})
+        raise InputError(f"{source}: {like}? {len(more)} parameters are not of this architecture: {some(more)}")
+    tensors = fitted
     params: dict[str, Any] = {}
     for name, path in paths.items():
         value = tensors[name]

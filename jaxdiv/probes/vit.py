@@ -1,7 +1,7 @@
 """Vision transformers as probes: timm's `VisionTransformer` in pure JAX, with weights under timm's names.
 
 `vit_small` is ViT-S/16. timm's `deit_small_patch16_224` (DeiT), `vit_small_patch16_224` and its `.dino` (DINO) are all
-of this architecture, as is DINO's own checkpoint, whose prefix `module.` or `backbone.` is left out. DeiT and DINO want
+of this architecture, as is DINO's own checkpoint. DeiT and DINO want
 images normalised by ImageNet's mean and standard deviation, timm's `augreg` weights by .5 and .5.
 
 An embedding has an entry for each output unit of the patch embedding and of every block's `attn.qkv`, `attn.proj`,
@@ -24,15 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, some
 from jaxdiv.nets.logistic import Head
 from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
 from jaxdiv.probes.images import check_images
-from jaxdiv.probes.weights import check_tensors, some
+from jaxdiv.probes.weights import check_tensors, fit
 
 _EPSILON = 1e-6  # of the layer norms, as in timm
-_PREFIXES = ("module.", "backbone.")  # DINO's own checkpoints
 _UNUSED = ("head.", "head_dist.")  # classifiers
 Params = dict[str, Any]  # timm's module name -> {"kernel", "bias"} or {"scale", "bias"}; and two embeddings
 
@@ -205,17 +204,18 @@ def _shapes(net: ViT) -> dict[str, tuple[int, ...]]:
 
 
 def from_timm(net: ViT, tensors: Tensors, source: str = "weights") -> Params:
-    """timm's tensors -> `ViTProbe.params`. A classifier is left out.
+    """timm's tensors -> `ViTProbe.params`. A classifier is left out. They may all have one prefix (`weights.fit`).
 
     Raises:
       InputError: names what is missing, of another shape, not finite, or of no part of this architecture.
     """
-    tensors = {_without_prefix(name): value for name, value in tensors.items()}
     shapes = _shapes(net)
-    stored = tensors.get("pos_embed", np.zeros(0)).shape
+    fitted = fit(tensors, {**shapes, "pos_embed": (1, None, net.width)}, source)
+    stored = fitted.get("pos_embed", np.zeros(0)).shape
     if len(stored) == 3 and stored[1] > 1 and round((stored[1] - 1) ** 0.5) ** 2 == stored[1] - 1:
         shapes["pos_embed"] = (1, stored[1], net.width)  # of images of another size
-    check_tensors(tensors, shapes, source)
+    check_tensors(fitted, shapes, source, tensors)
+    tensors = fitted
     if more := [name for name in tensors if name not in shapes and not name.startswith(_UNUSED)]:
         raise InputError(f"{source}: another architecture? {len(more)} parameters are not its own: {some(more)}")
     params: Params = {name: tensors[name] for name in ("cls_token", "pos_embed")}
@@ -226,12 +226,6 @@ def from_timm(net: ViT, tensors: Tensors, source: str = "weights") -> Params:
     for name in net.norms:
         params[name] = {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
     return jax.tree.map(jnp.asarray, params)
-
-
-def _without_prefix(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
 
 
 def random_params(key: PRNGKeyArray, net: ViT) -> Params:

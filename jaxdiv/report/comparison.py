@@ -197,6 +197,26 @@ def shared_classes(rows: Sequence[Row], classes: Mapping[str, Sequence[int]]) ->
     return [text]
 
 
+def same_images(
+    rows: Sequence[Row], classes: Mapping[str, Sequence[int]], images: Mapping[str, int | None]
+) -> list[str]:
+    """A sentence on each benchmark of which every task is the same images: its coefficient is no measurement.
+
+    classes: as in `shared_classes`. images: of each benchmark in all, where that is known.
+    """
+    task = rows[0]["ways"] * (rows[0]["shots"] + rows[0]["queries"])
+    same = [name for name, of_sets in classes.items() if [*of_sets] == [rows[0]["ways"]] and images[name] == task]
+    return [one_task(name, task) for name in same]
+
+
+def one_task(name: str, images: int) -> str:
+    """What is said of a benchmark with the images of a single task."""
+    return (
+        f"Every task of {name} is the same {images} images, in another order: its coefficient says nothing about its "
+        f"diversity."
+    )
+
+
 def paper_sentence(rows: Sequence[Row]) -> str:
     """Whether the paper's Table 1 may stand beside these values, and if not, why."""
     reasons = unlike(rows[0])

@@ -146,7 +146,11 @@ def draw_tasks(
 
 def _histogram(ax, distances, diversity, noise_floor, unit):
     pairs = distances[np.triu_indices(len(distances), 1)]
-    ax.hist(pairs, bins=min(40, max(8, round(len(pairs) ** 0.5))), color=_BLUE, alpha=0.6, label="pairs of tasks")
+    # Distances that differ by rounding alone leave no room for bins between them.
+    half = max((pairs.max() - pairs.min()) / 2, 1e-6 * abs(pairs.max())) or 0.5
+    middle = (pairs.max() + pairs.min()) / 2
+    bins = np.linspace(middle - half, middle + half, min(40, max(8, round(len(pairs) ** 0.5))) + 1)
+    ax.hist(pairs, bins=bins, color=_BLUE, alpha=0.6, label="pairs of tasks")
     ax.axvline(diversity.value, color=INK, lw=1.4, label=f"coefficient {short(diversity.value, 3)}")
     if np.isfinite([diversity.low, diversity.high]).all():
         interval = f"95% interval [{short(diversity.low, 3)}, {short(diversity.high, 3)}]"
@@ -171,7 +175,7 @@ def _colour_bar(ax, shown, label):
 
 def cluster_order(distances: Float[np.ndarray, "tasks tasks"]) -> np.ndarray:
     """The order of tasks in which like ones (average linkage) stand side by side."""
-    condensed = squareform(distances, checks=False)
+    condensed = squareform(distances, checks=False).clip(min=0)
     return hierarchy.leaves_list(hierarchy.linkage(condensed, "average", optimal_ordering=True))
 
 

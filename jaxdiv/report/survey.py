@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiv.data.folder import is_image
 from jaxdiv.files import replacing
 from jaxdiv.report import comparison
 from jaxdiv.report import html as page
 from jaxdiv.report.columns import between_column, p_column, record, span_column
 from jaxdiv.report.comparison import CrossDistance, DiversityDifference
+from jaxdiv.report.data_sets import left_out
 from jaxdiv.report.heatmap import draw_tasks
 from jaxdiv.report.plotting import Rendered
 from jaxdiv.report.published import PAPER_TABLE1, unlike
@@ -31,13 +31,13 @@ class Source(NamedTuple):
     """Where a benchmark comes from.
 
     paths: the user's folders in it. classes: of its train split, by data set. images: in all, None where that is not
-    known. left_out: classes and images that were left out.
+    known. left_out: names of what was left out, by the reason.
     """
 
     paths: tuple[str, ...]
     classes: tuple[int, ...]
     images: int | None
-    left_out: tuple[str, ...]
+    left_out: Mapping[str, Sequence[str]]
 
 
 class Survey(NamedTuple):
@@ -111,7 +111,8 @@ def _lead(found: Survey, cross: Sequence[CrossDistance], differences: Sequence[D
     """What the survey says, in sentences."""
     classes = {name: source.classes for name, source in found.sources.items()}
     text = [*comparison.coefficients(found.rows), *comparison.between(cross), *comparison.verdicts(differences)]
-    return text + comparison.shared_classes(found.rows, classes)
+    images = {name: source.images for name, source in found.sources.items()}
+    return text + comparison.shared_classes(found.rows, classes) + comparison.same_images(found.rows, classes, images)
 
 
 def _page(
@@ -222,16 +223,14 @@ def _differences(found: Sequence[DiversityDifference]) -> Table:
 
 def _left_out(sources: Mapping[str, Source]) -> str:
     """What was left out of each, folded."""
-    return "".join(
-        page.folded_part(f"Left out of {name}: {len(lost)}", f"<p>{html.escape(', '.join(lost))}</p>")
-        for name, lost in _lost(sources).items()
-    )
-
-
-def _lost(sources: Mapping[str, Source]) -> dict[str, list[str]]:
-    """By benchmark "class A" and "image A/1.jpg", where something was left out."""
-    told = lambda name: f"{'image' if is_image(name) else 'class'} {name}"
-    return {name: list(map(told, source.left_out)) for name, source in sources.items() if source.left_out}
+    parts = []
+    for name, source in sources.items():
+        told = "".join(
+            f"<p>{html.escape(f'{reason}: ' + ', '.join(names))}</p>" for reason, names in source.left_out.items()
+        )
+        number = sum(map(len, source.left_out.values()))
+        parts += [page.folded_part(f"Left out of {name}: {number}", told)] if number else []
+    return "".join(parts)
 
 
 def paper_table(probe: str) -> Table:
@@ -256,9 +255,7 @@ def terminal(found: Survey, width: int) -> list[Any]:
     if not reasons:
         shown.append(to_terminal(paper_table(rows[0]["probe"]), width))
     said = []
-    for name, lost in _lost(sources).items():
-        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-        said.append(f"{name}: left out {', '.join(lost[:5])}{more}")
+    said += [f"{name}: {left_out(each.left_out)}" for name, each in sources.items() if each.left_out]
     if reasons:
         said.append("The paper's values were measured otherwise and are not shown; the report says how.")
     cross = comparison.cross_distances(rows, embeddings)

@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from jaxdiv.data import own, prepare, registry
+from jaxdiv.data import prepare, registry
+from jaxdiv.data.found import OwnSet
 from jaxdiv.errors import InputError, unknown
+from jaxdiv.files import local_path
 from jaxdiv.methods.registry import METHODS, entry
 from jaxdiv.methods.registry import sections as methods_sections
 from jaxdiv.probes.registry import check_pixels
 from jaxdiv.probes.weights import IMAGENET
 from jaxdiv.stats.controlled import LEVELS
-from jaxdiv.study import sections
+from jaxdiv.study import own_sets, sections
 from jaxdiv.study.flags import in_flags
 
 # How diversity is measured, as a named whole: what `--config.preset` sets of the fields that are left empty.
@@ -44,6 +46,7 @@ class Study(sections.Section):
 
     seed: Annotated[int, sections.Range(0)]
     benchmarks: tuple
+    datasets: dict
     images: str
     preset: str
     methods: tuple
@@ -71,12 +74,12 @@ class Study(sections.Section):
             check_pixels(self.probe.name, self.probe.pixels)
         _check_benchmarks(self)
         _check_sizes(self)
+        _ = self.data_settings, self.weights  # a path that cannot be one is said before anything else
 
     @cached_property
-    def own(self) -> dict[str, str]:
-        """The path of each of the user's own data sets by its name, in the order given."""
-        with in_flags():
-            return own.parse(self.images, lambda name: name == "all" or registry.is_known(name))
+    def own(self) -> dict[str, OwnSet]:
+        """The user's own data sets by their names."""
+        return own_sets.read(self.datasets, self.images)
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -110,29 +113,31 @@ class Study(sections.Section):
             return None
         if self.probe.weights == IMAGENET:
             return Path(IMAGENET)
-        given = Path(self.probe.weights)
-        beside = Path(self.data.archive_dir) / given
+        given = Path(local_path(self.probe.weights, "--config.probe.weights"))
+        beside = Path(local_path(self.data.archive_dir, "--config.data.archive_dir")) / given
         return beside if beside.exists() and not given.exists() else given
 
-    @property
+    @cached_property
     def data_settings(self) -> prepare.DataSettings:
         """How base sets are made."""
         data = self.data
-        return prepare.DataSettings(
-            archive_dir=data.archive_dir,
-            dir=data.dir,
-            download=data.download,
-            partial=data.partial,
-            min_images=self.task.shots + self.task.queries,
-            own=self.own,
-            fractions=data.split.fractions,
-            split_seed=data.split.seed,
-            split_file=data.split.file,
-            skip_broken=data.skip_broken,
-            classes=data.classes,
-            images_per_class=data.images_per_class,
-            seed=self.seed,
-        )
+        with in_flags():
+            return prepare.DataSettings(
+                archive_dir=data.archive_dir,
+                dir=data.dir,
+                download=data.download,
+                partial=data.partial,
+                without_imagenet=data.without_imagenet,
+                min_images=self.task.shots + self.task.queries,
+                own=self.own,
+                fractions=data.split.fractions,
+                split_seed=data.split.seed,
+                split_file=data.split.file,
+                skip_broken=data.skip_broken,
+                classes=data.classes,
+                images_per_class=data.images_per_class,
+                seed=self.seed,
+            )
 
     def source(self, benchmark: str) -> str:
         """Where a benchmark's classes come from: a subset's are the pool's."""
@@ -210,17 +215,11 @@ def _check_benchmarks(study: Study) -> None:
     """That every benchmark exists, and has what is asked of it."""
     if not study.measured:
         raise InputError(
-            "there is nothing to measure: name your folder of images by --config.images=DIR, or benchmarks by "
-            "--config.benchmarks"
+            "there is nothing to measure: name your images by --config.images=DIR or --config.datasets.NAME.path=DIR, "
+            "or benchmarks by --config.benchmarks"
         )
     names = (*study.measured, study.fixed_test_set)
     used = {base for name in names for base in registry.components(name, study.own)}
-    split = study.data.split
-    if study.methods and used & {*study.own, registry.OWN} and not split.file and not any(split.fractions[-1:]):
-        raise InputError(
-            "your own images have no test classes to evaluate on: give some by "
-            "--config.data.split.fractions='(.64,.16,.2)' or --config.data.split.file"
-        )
     if registry.OWN in used:
         raise InputError(f"benchmark {registry.OWN!r} is your own folder of images: name it by --config.images=DIR")
 

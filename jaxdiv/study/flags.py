@@ -1,7 +1,7 @@
 """The library's errors name arguments, the command's name flags: what each argument is called on the command line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from jaxdiv.errors import InputError
@@ -20,13 +20,16 @@ FLAGS = {
     "DataSettings.archive_dir": "--config.data.archive_dir",
     "DataSettings.dir": "--config.data.dir",
     "DataSettings.partial": "--config.data.partial",
+    "DataSettings.without_imagenet": "--config.data.without_imagenet",
     "DataSettings.min_images": "--config.task.shots + --config.task.queries",
-    "DataSettings.own": "--config.images",
+    "DataSettings.own": "--config.datasets or --config.images",
+    "DataSettings.skip_broken": "--config.data.skip_broken",
     "DataSettings.fractions": "--config.data.split.fractions",
     "DataSettings.split_file": "--config.data.split.file",
     "DataSettings.classes": "--config.data.classes",
     "DataSettings.images_per_class": "--config.data.images_per_class",
 }
+_OF_DATASET = re.compile(r"--?config\.datasets\.(?P<name>.+)\.(?P<field>\w+)")
 _ARGUMENT = re.compile(r"`([\w.]+)(=\w+)?`")  # `ways`, `DataSettings.partial=True`
 
 
@@ -43,3 +46,23 @@ def in_flags(**more: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(_ARGUMENT.sub(flag, str(error))) from error.__cause__
+
+
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """The command line without `--config.datasets.NAME.FIELD=VALUE`, and these: ml_collections sets no new fields.
+
+    Raises:
+      InputError: a field without a value.
+    """
+    rest: list[str] = []
+    given: list[tuple[str, str, str]] = []
+    waiting = iter(argv)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if not (found := _OF_DATASET.fullmatch(flag)):
+            rest.append(argument)
+            continue
+        if not equals and (value := next(waiting, "--")).startswith("--"):
+            raise InputError(f"{flag} has no value")
+        given.append((found["name"], found["field"], value))
+    return rest, given

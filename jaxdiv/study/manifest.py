@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdiv.data import contact_sheet, registry, store
 from jaxdiv.files import replacing
+from jaxdiv.report import data_sets
 from jaxdiv.study.planner import Plan, shown, table_folder
 
 
@@ -31,7 +32,27 @@ def write(plan: Plan) -> Path | None:
     for name in shown(study):
         stored = [store.read_table(table_folder(unit)) for unit in plan.parts(name, pixels)]
         with replacing(folder / f"{name}.png") as temporary:
-            contact_sheet.contact_sheet(name, stored, study.own).save(temporary, "PNG")
+            contact_sheet.contact_sheet(name, stored, study.own, _notes(plan)).save(temporary, "PNG")
     with replacing(file) as temporary:
         temporary.write_text(text)
     return file
+
+
+def _notes(plan: Plan) -> dict[str, list[str]]:
+    """What was recognised in the user's data sets, and what was left out of them, in lines."""
+    results = {unit.spec.base: unit.result for unit in plan.prepared.values() if unit.spec.base in plan.own}
+    return {
+        name: [*found["notes"], *data_sets.read(found["changed"], found["left_out"])] for name, found in results.items()
+    }
+
+
+def news(plan: Plan) -> list[str]:
+    """What was found only when the images of the user's data sets were read, in lines."""
+    lines: dict[str, list[str]] = {}
+    for unit in plan.prepared.values():
+        if (name := unit.spec.base) in plan.own:
+            known, found = plan.outlines[name].left_out, unit.result
+            lost = {reason: names for reason, names in found["left_out"].items() if reason not in known}
+            lost = lost if plan.study.methods else {}  # a survey says it at its end
+            lines[name] = [f"{name}: {line}" for line in data_sets.read(found["changed"], lost)]
+    return [line for of_set in lines.values() for line in of_set]

@@ -7,23 +7,22 @@ prepare -> select -> embed -> diversity ---------------> correlate -> report
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from jaxdiv.data import registry, synthetic
+from jaxdiv.data.outline import Outline
 from jaxdiv.data.prepare import check_inputs
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import unknown
 from jaxdiv.methods.registry import with_inner_steps
 from jaxdiv.probes.base import Probe
-from jaxdiv.probes.registry import load_probe
-from jaxdiv.probes.weights import IMAGENET, check_weights, imagenet_file
+from jaxdiv.probes.weights import check_weights
 from jaxdiv.report import survey
 from jaxdiv.stats.analysis import Analysis
-from jaxdiv.study import subsets, tables
+from jaxdiv.study import own_sets, subsets, tables
 from jaxdiv.study.config import Study, as_config
 from jaxdiv.study.sections import MAML
 from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
@@ -39,6 +38,7 @@ class Plan:
     """The units of a study but those of the last two stages, by what they are of.
 
     Attributes:
+      own: what is known of each of the user's data sets that is used.
       prepared: by base set and pixels.
       pool, subsets: of a controlled experiment: its classes embedded, and the subsets chosen.
       embedded, measured: by benchmark.
@@ -48,6 +48,7 @@ class Plan:
 
     study: Study
     workdir: Path
+    own: Mapping[str, prepare.Known]
     prepared: Mapping[tuple[str, int], Unit]
     pool: Unit | None
     subsets: Unit | None
@@ -64,20 +65,32 @@ class Plan:
         first, *rest = (list(group.values()) for group in groups)
         return [*first, *of_pool, *(unit for group in rest for unit in group)]
 
+    @property
+    def outlines(self) -> dict[str, Outline]:
+        """Of the user's data sets, by name."""
+        return {name: known.outline for name, known in self.own.items()}
+
     def parts(self, benchmark: str, pixels: int) -> list[Unit]:
         """The units that make a benchmark's base sets."""
         return [self.prepared[base, pixels] for base in self.study.bases(benchmark)]
 
 
 def plan(study: Study, workdir: Path) -> Plan:
-    """The units of `study` under `workdir`. Reads no result and writes nothing."""
+    """The units of `study` under `workdir`. Reads no result and writes nothing there.
+
+    Raises:
+      InputError: one of the user's data sets is missing or cannot be understood, or `workdir` is inside it.
+    """
     root, names = workdir / "units", study.names
     for_probe, for_learner = study.probe.pixels, study.learner.pixels
     wanted = [(base, for_probe) for name in names for base in study.bases(name)]
     if study.methods:
         tested_on = [*names, *([study.fixed_test_set] if "fixed" in study.evaluation.test_sets else [])]
         wanted += [(base, for_learner) for name in tested_on for base in study.bases(name)]
-    prepared = {(base, pixels): _prepare(study, root, base, pixels) for base, pixels in dict.fromkeys(wanted)}
+    mine = [base for base in dict.fromkeys(base for base, _ in wanted) if base in study.own]
+    own_sets.check_workdir(study.own, workdir)
+    own = {base: prepare.look(base, study.data_settings) for base in mine}
+    prepared = {each: _prepare(study, root, *each, own.get(each[0])) for each in dict.fromkeys(wanted)}
     parts = lambda name, pixels: tuple(prepared[base, pixels] for base in study.bases(name))
     pool = subsets = None
     if study.controlled.pool:
@@ -94,7 +107,7 @@ def plan(study: Study, workdir: Path) -> Plan:
         where = name if test_set == "own" else study.fixed_test_set
         inputs = (trained[name, taught, run], *parts(where, for_learner))
         tested[name, method, run, test_set] = _evaluate(study, root, name, method, run, test_set, inputs)
-    return Plan(study, workdir, prepared, pool, subsets, embedded, measured, trained, tested)
+    return Plan(study, workdir, own, prepared, pool, subsets, embedded, measured, trained, tested)
 
 
 def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
@@ -124,7 +137,7 @@ def check_files(plan: Plan, missing: Iterable[Unit]) -> None:
 def check_sizes(plan: Plan, missing: Iterable[Unit]) -> None:
     """Raise InputError where a split that the units in `missing` use has too few classes or images for a task.
 
-    Of a benchmark that is not prepared yet, this is known only if it is generated.
+    Of a benchmark of archives that are not prepared yet, this is not known.
     """
     study, checked = plan.study, set()
     for unit in missing:
@@ -134,14 +147,14 @@ def check_sizes(plan: Plan, missing: Iterable[Unit]) -> None:
             checked.add(table)
             parts = plan.parts(table.source, table.pixels)
             folders = [table_folder(need) if need.done else None for need in parts]
-            found = tables.outline(table, folders, study.data_settings)
+            found = tables.outline(table, folders, study.data_settings, plan.outlines)
             if found is None or table.chosen:
                 continue
             if unit is plan.pool:
                 rows, chosen = select.candidates(unit.spec, found), study.controlled
                 subsets.check_choice(np.asarray(found.dataset)[rows], chosen.classes, chosen.subsets)
             else:
-                tables.check(table, found, study.task)
+                tables.check(table, found, study.task, plan.outlines)
 
 
 def correlation(plan: Plan) -> Unit:
@@ -218,13 +231,16 @@ def _origin(plan: Plan, benchmark: str) -> survey.Source:
         images = [number * cut.images for number in classes]
     elif cut.classes:
         images = []  # as many as the classes drawn have
-    paths = [study.own.get(base, "") for base in study.bases(benchmark)]
-    lost = [name for part in parts for name in part["left_out"]]
-    return survey.Source(tuple(filter(None, paths)), tuple(classes), sum(images) or None, tuple(lost))
+    paths = [study.own[base].path for base in study.bases(benchmark) if base in study.own]
+    lost: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, names in part["left_out"].items():
+            lost.setdefault(reason, []).extend(names)
+    return survey.Source(tuple(paths), tuple(classes), sum(images) or None, lost)
 
 
-def _prepare(study: Study, root: Path, base: str, pixels: int) -> Unit:
-    spec = prepare.spec(base, pixels, study.data_settings)
+def _prepare(study: Study, root: Path, base: str, pixels: int, known: prepare.Known | None) -> Unit:
+    spec = prepare.spec(base, pixels, study.data_settings, known)
     work = lambda unit, progress: prepare.run(spec, table_folder(unit), progress)
     cost = 0.5 if synthetic.spread(base) is not None else 20.0
     return Unit(f"prepare/{base}/{pixels}px", spec, work, root, cost=cost)
@@ -233,7 +249,7 @@ def _prepare(study: Study, root: Path, base: str, pixels: int) -> Unit:
 def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
-    which = (table, probe.name, probe.weights, probe.seed)
+    which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
     spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed)
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
@@ -255,6 +271,7 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         task=study.task,
         probe=probe.name,
         weights=probe.weights,
+        contents=embed.contents(study.weights),
         probe_seed=probe.seed,
         estimator=probe.estimator,
         head=probe.head,
@@ -380,13 +397,4 @@ def _images(table: Table, unit: Unit) -> ImageTable:
 
 
 def _probe(study: Study, progress: ProgressFn) -> Probe:
-    weights = study.weights
-    if weights == Path(IMAGENET):
-        heard = lambda share: progress(0.0, f"downloading weights, {share:.0%}")
-        weights = imagenet_file(study.probe.name, heard)
-    return _loaded(study.probe.name, weights, study.probe.seed)
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str, weights: Path | None, seed: int) -> Probe:
-    return load_probe(name, weights, seed)
+    return embed.probe(study.probe.name, study.weights, study.probe.seed, progress)

@@ -1,7 +1,7 @@
 """Running a study: its units in their order, only those that are missing, and what is shown at the end."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
 from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.methods.metrics import Diverged
-from jaxdiv.report import report, survey
+from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import config as door
@@ -37,7 +37,8 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     leads = jax.process_index() == 0
     if leads:
         planner.check_files(plan, todo)
-        planner.check_sizes(plan, todo)
+        planner.check_sizes(plan, _to_check(plan, stages, todo))
+        _say_found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}, console)
         _record(plan)
     else:
         console = Console(quiet=True)
@@ -60,10 +61,11 @@ def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: C
     """Say of each unit whether it is done, would resume or would run. Writes nothing.
 
     Raises:
-      InputError: as `run`; for a missing file, after the list.
+      InputError: as `run`; for a missing archive or file of weights, after the list.
     """
     stages = planner.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
+    _say_found(plan, plan.own, console)
     units = [unit for unit in plan.units if unit.stage in stages]
     for unit in units:
         step = latest_step(unit.folder)
@@ -72,7 +74,20 @@ def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: C
         console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
     missing = [unit for unit in units if not unit.done]
     planner.check_files(plan, missing)
-    planner.check_sizes(plan, missing)
+    planner.check_sizes(plan, _to_check(plan, stages, missing))
+
+
+def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
+    """The units whose splits must be large enough: all of the study where it is only prepared."""
+    return todo if {*stages} - {"prepare"} else [unit for unit in plan.units if not unit.done]
+
+
+def _say_found(plan: Plan, names: Container[str], console: Console) -> None:
+    """What the user's data sets hold, before anything is computed."""
+    task = plan.study.task
+    for name, outlined in plan.outlines.items():
+        for line in data_sets.found(name, outlined, task.ways, task.shots + task.queries) if name in names else ():
+            console.print(line, highlight=False, markup=False)
 
 
 def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | None:
@@ -138,6 +153,8 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
     if "prepare" in stages and not failures and (file := manifest.write(plan)):
+        for line in manifest.news(plan):
+            console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
     if not plan.study.methods:
         if "report" in stages:

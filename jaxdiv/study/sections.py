@@ -128,6 +128,7 @@ class Data(Section):
     dir: str
     download: bool
     partial: bool
+    without_imagenet: bool
     skip_broken: bool
     split: Split
     cut: Cut

@@ -1,6 +1,6 @@
 """Which images of a benchmark a unit takes: read from what was prepared, or outlined before any pixel is there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdiv.data import benchmarks, prepare, registry, store, synthetic
 from jaxdiv.data.episodes import check_tasks
+from jaxdiv.data.outline import Outline
 from jaxdiv.data.table import ImageTable, draw_classes, place, table_of, take, union
 from jaxdiv.errors import InputError
 from jaxdiv.study.flags import in_flags
@@ -58,29 +59,54 @@ def read(table: Table, folders: tuple[Path, ...], rows: tuple[int, ...] = ()) ->
     return place(take(whole, rows or _drawn(table, whole), table.images, table.seed))
 
 
-def outline(table: Table, folders: Sequence[Path | None], data: prepare.DataSettings) -> ImageTable | None:
+def outline(
+    table: Table, folders: Sequence[Path | None], data: prepare.DataSettings, own: Mapping[str, Outline]
+) -> ImageTable | None:
     """The classes and numbers of images that `read` finds, without a cut and without pixels; None: not known yet.
 
-    folders: as in `read`, or None where nothing is prepared yet: of generated base sets alone all is known before.
+    folders: as in `read`, or None where nothing is prepared yet: of generated base sets and of the user's `own` all is
+      known before.
     """
-    parts = [_outline(base, table.split, folder, data) for base, folder in zip(table.bases, folders, strict=True)]
+    parts = [_outline(base, table.split, folder, data, own) for base, folder in zip(table.bases, folders, strict=True)]
     known = [part for part in parts if part is not None]
     return union(known) if len(known) == len(parts) else None
 
 
-def check(table: Table, outlined: ImageTable, task: Task) -> None:
+def check(table: Table, outlined: ImageTable, task: Task, own: Mapping[str, Outline]) -> None:
     """Raise InputError where a benchmark has too few classes or images for a task, or for its cut."""
     if table.classes or table.images:
         outlined = take(outlined, _drawn(table, outlined), table.images, table.seed)
-    check_tasks(f"benchmark {table.source!r} ({table.split} split)", outlined, task.ways, task.shots, task.queries)
+    try:
+        check_tasks(f"benchmark {table.source!r} ({table.split} split)", outlined, task.ways, task.shots, task.queries)
+    except InputError as error:
+        mine = [base for base in table.bases if base in own]
+        few = outlined.fewest < task.ways and not table.classes
+        raise InputError(f"{error}{_more_classes(own, mine) if mine and few else ''}") from None
 
 
-def _outline(base: str, split: str, folder: Path | None, data: prepare.DataSettings) -> ImageTable | None:
+def _more_classes(own: Mapping[str, Outline], bases: Sequence[str]) -> str:
+    """What gives a split of the user's own sets more classes."""
+    told = []
+    for base in bases:
+        sizes = np.bincount(own[base].split, minlength=3)
+        told.append(f"the {sizes.sum()} classes of {base} are split {'/'.join(map(str, sizes))}")
+    return (
+        f", or give the split more classes ({'; '.join(told)} for {'/'.join(registry.SPLITS)}) by "
+        f"`DataSettings.fractions` or a split file"
+    )
+
+
+def _outline(
+    base: str, split: str, folder: Path | None, data: prepare.DataSettings, own: Mapping[str, Outline]
+) -> ImageTable | None:
     number = registry.SPLITS.index(split)
     if folder is not None:
         stored = store.read_table(folder)
         mine = np.flatnonzero(stored.split == number)
         count, names = stored.count[mine].tolist(), [stored.names[row] for row in mine]
+    elif base in own:
+        rows = [row for row, of_class in enumerate(own[base].split) if of_class == number]
+        count, names = [own[base].count[row] for row in rows], [own[base].names[row] for row in rows]
     elif synthetic.spread(base) is not None:
         prepare.check_inputs(base, data)
         count = [data.images_per_class] * data.classes[number]
@@ -88,7 +114,8 @@ def _outline(base: str, split: str, folder: Path | None, data: prepare.DataSetti
     else:
         return None
     if not count:
-        raise InputError(f"data set {base!r} has no class in its {split} split")
+        more = _more_classes(own, [base]).removeprefix(", or") if base in own else ""
+        raise InputError(f"data set {base!r} has no class in its {split} split{':' if more else ''}{more}")
     return table_of(np.zeros((sum(count), 1, 1, 1), np.uint8), count, names, (0.0,) * 3, (1.0,) * 3)
 
 

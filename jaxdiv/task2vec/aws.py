@@ -82,7 +82,7 @@ def fisher(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray) -> Float[A
 
     def draw(key: PRNGKeyArray) -> tuple[Array, PRNGKeyArray, Array]:
         for_rows, for_labels = jax.random.split(key)
-        rows = jax.random.randint(for_rows, (_BATCH,), 0, examples)
+        rows = jax.random.randint(for_rows, (_BATCH,), 0, examples, jnp.int32)
         return rows, for_labels, (jnp.bincount(rows, length=examples) > 0).sum()
 
     rows, for_labels, distinct = jax.vmap(draw)(jax.random.split(key, _BATCHES))

@@ -1,5 +1,6 @@
 """A folder of one's own as a benchmark: its classes split by fraction, or as a file of names tells."""
 
+import jax
 import numpy as np
 import pytest
 from sample_archives import of_classes, one_line, prepare
@@ -46,7 +47,8 @@ def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
     stored, facts = prepare("mine", 4, own(split_file=str(tmp_path / "split.txt")))
     short = {name.rsplit("/", 1)[-1]: split for name, split in own_splits(stored).items()}
     assert short == {"class 03": "train", "class 04": "val", "class 00": "test", "class 09": "test"}
-    assert len(facts["left_out"]) == 6
+    (lost,) = facts["left_out"].values()
+    assert len(lost) == 6
     table = benchmarks.table("mine", stored, "test")
     assert table.augmentation == (Augmentation(0.18, 8 / 84, 0.4, True),)
 
@@ -57,7 +59,7 @@ def test_own_classes_are_split_by_a_file_of_names(own, tmp_path):
         ("train class 03\nlearn class 04", ["line 2", "unknown split 'learn'"]),
         ("train class 3", ["line 1", "unknown class 'class 3'", "did you mean 'class 03'"]),
         ("train class 03\ntest class 03", ["line 2", "'class 03' is listed twice"]),
-        (None, ["cannot be read", "`DataSettings.split_file`"]),
+        (None, ["cannot be read", "`OwnSet.split`"]),
     ],
 )
 def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
@@ -98,6 +100,11 @@ def folders(tmp_path, monkeypatch):
         ("x=y", {"x-y": "x=y"}),  # so is the equals sign
         ("a=x=y", {"a": "x=y"}),
         ("photos.tar.gz,été", {"photos": "photos.tar.gz", "ete": "été"}),
+        ("tfds:mnist,hf:owner/birds", {"mnist": "tfds:mnist", "birds": "hf:owner/birds"}),
+        (
+            "hf:a/birds,hf:b/birds,x=tfds:dtd:1.0",
+            {"a-birds": "hf:a/birds", "b-birds": "hf:b/birds", "x": "tfds:dtd:1.0"},
+        ),
         ("鸟,花", {"folder": "鸟", "folder-2": "花"}),
         ("birds=nowhere,2023/birds", {"birds": "nowhere", "birds-2": "2023/birds"}),
         ("Birds,birds", {"Birds": "Birds", "birds-2": "birds"}),  # one file name where a is A
@@ -106,8 +113,9 @@ def folders(tmp_path, monkeypatch):
 def test_folders_get_names_that_tell_them_apart(folders, given, found):
     config = folder_config.get_config()
     config.images, config.benchmarks = given, ("gauss-0.1",)
-    assert read(config).own == found
-    assert list(read(config).own) == list(found)  # in the order given
+    own = read(config).own
+    assert {name: each.path for name, each in own.items()} == found
+    assert list(own) == list(found)  # in the order given
 
 
 def test_a_home_folder_is_meant_by_a_tilde(folders, tmp_path):
@@ -161,5 +169,63 @@ def test_a_table_from_arrays_keeps_every_image_under_its_label():
 def test_a_table_from_arrays_names_labels_that_do_not_fit(unchecked):
     with pytest.raises(InputError, match=r"`labels` has shape \(3,\): give one label for each image"):
         table_from(np.zeros((4, 2, 2, 3), np.uint8), [0, 1, 2])
-    with pytest.raises(InputError, match="must be uint8"):
-        table_from(np.zeros((4, 2, 2, 3)), [0, 1, 2, 3])
+    with pytest.raises(InputError, match="`labels` are float64: give whole numbers"):
+        table_from(np.zeros((4, 2, 2, 3), np.uint8), [0, 1, 2, 3.5])
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range", "expected"),
+    [
+        (np.array([0, 7, 255], np.uint8), (), [0, 7, 255]),
+        (np.array([0, 257 * 7, 65535], np.uint16), (), [0, 7, 255]),
+        (np.array([0, 0.5, 1], np.float16), (), [0, 128, 255]),  # 127.5 to the even one
+        (np.array([0, 0.25, 1], np.float64), (), [0, 64, 255]),  # 63.75
+        (np.array([0, 7, 255], np.float16), (0, 255), [0, 7, 255]),
+        ([0, 7, 255], (0, 255), [0, 7, 255]),
+        (np.array([-1, 0, 3], np.float32), (-1, 1), [0, 128, 255]),  # beyond white is white
+        (np.array([0, 1000, 4095], np.uint16), (0, 4095), [0, 62, 255]),  # 62.27
+        (np.array([0, 1, 1], bool), (), [0, 255, 255]),
+    ],
+)
+def test_a_table_from_arrays_of_any_numbers_has_the_right_bytes(images, value_range, expected):
+    table = table_from(np.asarray(images).reshape(3, 1, 1), ["a", "b", "c"], value_range=value_range)
+    assert np.asarray(table.images).ravel().tolist() == expected and table.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.full((2, 2, 2, 3), 200, np.float16), r"`images` are float16 from 200 to 200: .* by `value_range`, such as"),
+        ([[[0, 255]], [[3, 4]]], r"`images` are int64 from 0 to 255: give the values of black and white"),
+        (np.full((2, 2, 2), np.nan), "NaN or infinite"),
+        (np.zeros((2, 2, 2, 4), np.uint8), "must be uint8"),
+        (np.zeros((2, 2), np.uint8), r"must be numbers \[n, h, w\]"),
+        (np.zeros((0, 2, 2), np.uint8), "must be numbers"),
+    ],
+)
+def test_a_table_from_arrays_of_unknown_black_and_white_says_what_is_missing(images, words):
+    with pytest.raises(InputError, match=words):
+        table_from(images, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([10, 9, 10], ("9", "10")),
+        (("b", "a", "b"), ("a", "b")),
+        (np.array(["b", "a", "b"], object), ("a", "b")),
+        (np.array([b"b", b"a", b"b"]), ("a", "b")),
+        (np.array([10, 9, 10], object), ("9", "10")),
+    ],
+)
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_table_from_arrays_takes_labels_of_any_kind_also_in_double_precision(labels, classes, x64):
+    images = np.array([5, 6, 7], np.uint8).reshape(3, 1, 1, 1)
+    jax.config.update("jax_enable_x64", x64)
+    try:
+        table = table_from(images, labels)
+        seen = read_images(table, np.arange(3))
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert table.classes == classes and np.asarray(table.count).tolist() == [1, 2]
+    assert np.asarray(table.images).ravel().tolist() == [6, 5, 7] and seen.dtype == np.float32

@@ -1,10 +1,17 @@
 """PyTorch's files read without PyTorch, against files that PyTorch 2.13 wrote, and files that try to run something."""
 
+import argparse
 import base64
+import datetime
+import io
 import os
 import pickle
+import random
 import struct
+import zipfile
 import zlib
+from collections import Counter, OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,14 +97,17 @@ class Runs:
         return os.mkdir, (str(self.marker),)
 
 
+HEAD = b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))  # before 1.6
+
+
 @pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
-def test_a_foreign_object_is_refused_and_not_run(tmp_path, kind):
+def test_a_foreign_object_is_not_run_and_without_tensors_named(tmp_path, kind):
     marker = tmp_path / "it-ran"
     evil = pickle.dumps({"conv1.weight": Runs(marker)}, protocol=2)
-    head = b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
-    content = {"zip": zipped(evil), "legacy": head + evil, "bare": evil}[kind]
+    content = {"zip": zipped(evil), "legacy": HEAD + evil + pickle.dumps([]), "bare": evil}[kind]
     path = write(tmp_path / "evil.pth", content)
-    assert "mkdir" in refusal(path) and "refused" in refusal(path)
+    says = "no file of torch.save" if kind == "bare" else f"'conv1.weight' ({os.mkdir.__module__}.mkdir, not run)"
+    assert says in refusal(path)
     assert not marker.exists()
     if kind == "bare":
         pickle.loads(content)  # the same bytes do run where a pickle is trusted
@@ -113,9 +123,133 @@ def test_a_file_made_here_reads_as_torchs(tmp_path):
     np.testing.assert_array_equal(found["w"], np.arange(6.0).reshape(2, 3))
 
 
-def test_a_state_dict_that_is_all_of_a_checkpoint_is_found_in_it(tmp_path):
-    content = zipped(pickled_with_torch({"model": {"w": Tensor((6,), (1,))}}), [("0", SIX)])
-    np.testing.assert_array_equal(read_state_dict(write(tmp_path / "net.pth", content))["w"], np.arange(6.0))
+W = Tensor((6,), (1,))
+
+
+class Custom:
+    """A class that only the writer of a file has."""
+
+    def __init__(self, **parts):
+        self.__dict__.update(parts)
+
+
+def layer(**tensors):
+    return Custom(training=True, _parameters=OrderedDict(tensors), _buffers=OrderedDict(), _modules=OrderedDict())
+
+
+def test_a_training_checkpoint_gives_its_tensors_by_name_and_runs_nothing(tmp_path):
+    marker = tmp_path / "it-ran"
+    checkpoint = {
+        "epoch": 3,
+        "args": argparse.Namespace(arch="resnet18", when=datetime.date(2026, 1, 2), path=Path("x")),
+        "model": OrderedDict({"w": W}),
+        "optimizer": {"state": {0: {"momentum_buffer": W}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "best": Runs(marker),
+        "counts": Counter("aab"),
+        "seen": {1, 2},
+        "rng": random.Random(0).getstate(),
+        "state_dict": {"module.encoder_q.w": W, "scale": 2.0, "none": None},
+    }
+    content = zipped(pickled_with_torch(checkpoint), [("0", SIX)])
+    found = read_state_dict(write(tmp_path / "net.pth.tar", content))
+    assert list(found) == ["model.w", "state_dict.module.encoder_q.w"]
+    for value in found.values():
+        np.testing.assert_array_equal(value, np.arange(6.0))
+    assert not marker.exists()
+
+
+def test_a_whole_module_gives_its_parameters_by_its_modules_names(tmp_path):
+    net = Custom(_parameters={}, _buffers={}, _modules=OrderedDict({"conv1": layer(weight=W), "fc": layer(bias=W)}))
+    content = zipped(pickled_with_torch(net), [("0", SIX)])
+    assert list(read_state_dict(write(tmp_path / "net.pt", content))) == ["conv1.weight", "fc.bias"]
+
+
+def test_a_checkpoint_before_1_6_skips_the_storages_that_are_not_asked_for(tmp_path):
+    # The optimizer's storage "1" comes first in the file.
+    parts = [{"model": {"w": W}, "optimizer": {0: Tensor((2,), (1,), 2, key="1")}}, ["1", "0"]]
+    stored = struct.pack("<q2f", 2, 8, 9) + struct.pack("<q", 6) + SIX
+    path = write(tmp_path / "net.pth", HEAD + b"".join(map(pickled_with_torch, parts)) + stored)
+    found = read_state_dict(path)
+    assert list(found) == ["model.w"]
+    np.testing.assert_array_equal(found["model.w"], np.arange(6.0))
+
+
+def setting(module, name, state):
+    """A pickle that sets the state of what stands for a name."""
+    return b"\x80\x02c%s\n%s\n" % (module.encode(), name.encode()) + pickle.dumps(state, 2)[2:-1] + b"b."
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch", "FloatStorage"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("collections", "OrderedDict"),
+        ("posix", "system"),
+    ],
+)
+@pytest.mark.parametrize(
+    "state",
+    [
+        (3, ">", None, None, None, -1, -1, 0),  # NumPy's own of a dtype: big-endian from then on
+        (None, {"__defaults__": (1,), "__call__": 1, "__class__": 2}),
+        {"items": 1, "_named": 2},
+    ],
+)
+def test_a_pickle_changes_nothing_outside_of_itself(tmp_path, module, name, state):
+    assert refusal(write(tmp_path / "evil.pth", zipped(setting(module, name, state))))
+    content = zipped(pickled_with_torch({"w": Tensor((2, 3), (3, 1))}), [("0", SIX)])
+    found = read_state_dict(write(tmp_path / "net.pth", content))
+    np.testing.assert_array_equal(found["w"], np.arange(6.0).reshape(2, 3))
+    assert np.dtype(np.float32).byteorder == "=" and vars(OrderedDict).get("items") is OrderedDict.items
+
+
+# Files that would take more memory than they have bytes
+
+
+def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("net/data.pkl", pickled_with_torch({"w": Tensor((2**22,), (1,), 2**22)}))
+        archive.writestr("net/data/0", bytes(2**24))
+    assert "is compressed, as torch.save never does" in refusal(path)
+
+
+def test_a_storage_larger_than_its_tensors_say_is_refused(tmp_path):
+    content = zipped(pickled_with_torch({"w": W}), [("0", SIX + bytes(4))])
+    assert "has 28 bytes, more than the 24 that it may" in refusal(write(tmp_path / "net.pth", content))
+
+
+def test_tensors_larger_than_their_file_are_refused(tmp_path):
+    content = zipped(pickled_with_torch({"w": Tensor((10**9,), (1,), 10**9)}), [("0", SIX)])
+    assert "its tensors have 4000000000 bytes, the file" in refusal(write(tmp_path / "net.pth", content))
+
+
+def test_one_storage_shown_again_and_again_is_refused(tmp_path):
+    tensors = {str(i): W for i in range(5)}
+    content = zipped(pickled_with_torch(tensors), [("0", SIX)])
+    assert "its tensors show 24 bytes as 120: refused" in refusal(write(tmp_path / "net.pth", content))
+    del tensors["4"]
+    assert len(read_state_dict(write(tmp_path / "net.pth", zipped(pickled_with_torch(tensors), [("0", SIX)])))) == 4
+
+
+@pytest.mark.parametrize(
+    "put", [b"r\xff\xff\xff\xff", b"p4000000000\n", b"q\xff"], ids=["LONG_BINPUT", "PUT", "BINPUT"]
+)
+def test_a_pickle_of_ten_bytes_that_asks_for_gigabytes_is_refused(tmp_path, put):
+    assert "asks for memory" in refusal(write(tmp_path / "net.pth", zipped(b"\x80\x02}" + put + b".")))
+
+
+def test_a_pickle_that_holds_itself_and_one_that_doubles_itself_end(tmp_path):
+    inner = {"w": W}
+    inner["again"] = inner
+    content = zipped(pickled_with_torch(inner), [("0", SIX)])
+    assert list(read_state_dict(write(tmp_path / "net.pth", content))) == ["w"]
+    doubled = {"w": W}
+    for _ in range(30):  # 2^30 ways to w
+        doubled = {"a": doubled, "b": doubled}
+    content = zipped(pickled_with_torch(doubled), [("0", SIX)])
+    assert list(read_state_dict(write(tmp_path / "net.pth", content))) == [".".join("a" * 30 + "w")]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +268,17 @@ def test_a_tensor_that_is_not_in_its_storage_is_refused(tmp_path, tensor, says):
     assert says in refusal(write(tmp_path / "net.pth", content))
 
 
+def npz():
+    out = io.BytesIO()
+    np.savez(out, x=np.zeros(3))
+    return out.getvalue()
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path):
     path = tmp_path / "net.pth"
     assert "holds a list" in refusal(write(path, zipped(pickle.dumps([1]))))
-    assert "'epoch' is a int, not a tensor" in refusal(write(path, zipped(pickle.dumps({"epoch": 3}))))
+    assert "it holds 'epoch' (int), and no tensors" in refusal(write(path, zipped(pickle.dumps({"epoch": 3}))))
+    assert "a zip archive of x.npy, without the data.pkl" in refusal(write(path, npz()))
     assert "no file of torch.save" in refusal(write(path, b"these are no tensors"))
     assert "no file of torch.save" in refusal(write(path, pickle.dumps(5)))
     assert "no item named 'net/data/0'" in refusal(write(path, zipped(pickled_with_torch({"w": Tensor((2,), (1,))}))))

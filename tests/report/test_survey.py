@@ -127,7 +127,7 @@ def test_two_folders_stand_side_by_side_in_one_report(both, photos):
         "noise &lt;b&gt;",
         "What may be compared",
         "Cross distances",
-        "image class 0/broken.jpg",
+        "an image that cannot be decoded: class 0/broken.jpg",
     ):
         assert words in page
     assert "noise <b>" not in page and page.count("<svg") == 2 * 3
@@ -142,7 +142,7 @@ def test_the_end_of_a_folder_study_fits_a_terminal_of_80_columns(both):
     assert lines[-1] == f"report: {workdir / 'report' / 'report.html'}"  # a path is not broken
     start = next(i for i, line in enumerate(lines) if line.startswith("Diversity"))
     assert max(map(len, lines[start:-1])) <= 80
-    assert "left out image class 0/broken.jpg" in said and "Omniglot" not in said
+    assert "noise-b: left out: an image that cannot be decoded (1: class" in said and "Omniglot" not in said
 
 
 def test_the_same_results_give_the_same_page_but_for_its_date(both):
@@ -203,7 +203,7 @@ def test_a_broken_image_is_named_and_refused_or_left_out(photos, tmp_path):
     assert "class 3/broken.jpg is no image" in refusal(config(tmp_path / "mine"), tmp_path / "one")
     settings = config(tmp_path / "mine", **{"data.skip_broken": True})
     code, said = run(settings, tmp_path / "two")
-    assert code == 0 and "mine: left out image class 3/broken.jpg" in said
+    assert code == 0 and "mine: left out: an image that cannot be decoded (1: class 3/broken.jpg)" in said
     # Another image in the folder makes the study another one, not the old result again.
     (tmp_path / "mine" / "class 3" / "broken.jpg").unlink()
     assert " 3 to run" in run(settings, tmp_path / "two")[1]
@@ -221,4 +221,6 @@ def test_folders_that_cannot_be_measured_are_refused(photos, tmp_path):
     assert fewer in refusal(too_few, tmp_path / "d")
     (tmp_path / "empty").mkdir()
     assert "holds no image" in refusal(config(tmp_path / "empty"), tmp_path / "e")
-    assert "test classes" in refusal(config(photos, methods=("pt",)), tmp_path / "f")
+    assert "has no class in its test split: give the split more classes" in refusal(
+        config(photos, methods=("pt",)), tmp_path / "f"
+    )

@@ -43,7 +43,7 @@ def embedded(plan, tables):
 def test_prepare_says_what_it_made(plan, tmp_path):
     found = prepare.run(plan.prepared["gauss-0.5", 16].spec, tmp_path / "table", silent)
     assert found.train == {"classes": 8, "images": 48} and found.test == {"classes": 6, "images": 36}
-    assert len(found.sha256) == 64 and found.left_out == found.archives == []
+    assert len(found.sha256) == 64 and not found.left_out and not found.archives
 
 
 def test_embed_is_the_librarys_embedding_of_the_tasks_that_its_keys_draw(plan, tables, embedded):

@@ -326,7 +326,9 @@ def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
 
 def test_a_missing_and_a_truncated_archive_are_named(tmp_path):
     fields = {"benchmarks": ("mini_imagenet",), "data.archive_dir": str(tmp_path), "data.dir": str(tmp_path / "data")}
-    check_refused(tmp_path / "w", planner.STAGES, "mini-imagenet.tar.gz is missing", f"into {tmp_path}", **fields)
+    fields["data.download"] = False
+    missing = "mini-imagenet-cache-train.pkl is missing"
+    check_refused(tmp_path / "w", planner.STAGES, missing, f"into {tmp_path}", **fields)
     (tmp_path / "mini-imagenet.tar.gz").write_bytes(b"PK\x03\x04 and no more")
     check_refused(tmp_path / "w", planner.STAGES, "mini-imagenet.tar.gz", "truncated", **fields)
 

@@ -114,15 +114,44 @@ def mini_imagenet(folder, images):
     return [write_tar(folder / "mini-imagenet.tar.gz", files)]
 
 
-def mini_imagenet_pickles(folder, images):
-    """As the three pickles."""
+def pixels_of(classes, images):
+    """[n, 4, 4, 3]: the images of each class together."""
+    return np.tile(
+        np.repeat([colour(name) for name in classes], images, 0).astype(np.uint8)[:, None, None], (1, 4, 4, 1)
+    )
+
+
+def mini_imagenet_cache(images, dumps=python2_pickle, val="val"):
+    """The three pickles of few-shot-ssl-public by their names; `val` is "validation" on Zenodo."""
     files = {}
     for split, classes in split_lists()["mini_imagenet"].items():
-        pixels = np.repeat([colour(name) for name in classes], images, 0).astype(np.uint8)
         rows = {name: list(range(i * images, (i + 1) * images)) for i, name in enumerate(classes)}
-        batch = {"image_data": np.tile(pixels[:, None, None], (1, 4, 4, 1)), "class_dict": rows}
-        files[f"mini-imagenet-cache-{split}.pkl"] = python2_pickle(batch)
-    return [write_tar(folder / "mini-imagenet.tar.gz", files)]
+        name = f"mini-imagenet-cache-{val if split == 'val' else split}.pkl"
+        files[name] = dumps({"image_data": pixels_of(classes, images), "class_dict": rows})
+    return files
+
+
+def mini_imagenet_splits(images, dumps=python2_pickle):
+    """MetaOptNet's five: labels count on from one split to the next, and two have other images of train classes."""
+    files, first = {}, 0
+    lists = split_lists()["mini_imagenet"]
+    for split, classes in lists.items():
+        number_of = {name: first + i for i, name in enumerate(classes)}
+        labels = [number for number in number_of.values() for _ in range(images)]
+        first += len(classes)
+        batch = {"data": pixels_of(classes, images), "labels": labels, "catname2label": number_of}
+        part = "train_phase_train" if split == "train" else split
+        files[f"miniImageNet_category_split_{part}.pickle"] = dumps(batch)
+        if split == "train":
+            other = batch | {"data": 255 - batch["data"]}
+            files |= {f"miniImageNet_category_split_train_phase_{p}.pickle": dumps(other) for p in ("val", "test")}
+    return files
+
+
+def mini_imagenet_pickles(folder, images):
+    """As the three pickles in one archive, with what lies beside them on a Mac and after a run of learn2learn."""
+    files = {"._mini-imagenet-cache-train.pkl": b"\0\5\x16\7", "mini-imagenet-bookkeeping-train.pkl": b"no pickle"}
+    return [write_tar(folder / "mini-imagenet.tar.gz", files | mini_imagenet_cache(images))]
 
 
 def aircraft(folder, images):

@@ -33,12 +33,12 @@ def pickled_with_torch(value):
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, item):
-            is_storage = isinstance(item, tuple) and len(item) == 2 and item[0] == "storage"
-            return ("storage", torch.FloatStorage, "0", "cpu", item[1]) if is_storage else None
+            is_storage = isinstance(item, tuple) and len(item) == 3 and item[0] == "storage"
+            return ("storage", torch.FloatStorage, item[2], "cpu", item[1]) if is_storage else None
 
         def reducer_override(self, item):
             if isinstance(item, Tensor):
-                return rebuild, (("storage", item.numel), item.offset, item.shape, item.strides, False, None)
+                return rebuild, (("storage", item.numel, item.key), item.offset, item.shape, item.strides, False, None)
             return NotImplemented
 
     out = io.BytesIO()
@@ -50,8 +50,8 @@ def pickled_with_torch(value):
 
 
 class Tensor:
-    def __init__(self, shape, strides, numel=6, offset=0):
-        self.shape, self.strides, self.numel, self.offset = shape, strides, numel, offset
+    def __init__(self, shape, strides, numel=6, offset=0, key="0"):
+        self.shape, self.strides, self.numel, self.offset, self.key = shape, strides, numel, offset, key
 
 
 def state_dict(tensors):

@@ -1,15 +1,20 @@
 """Embed: tasks of a benchmark -> their Task2Vec embeddings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxdiv.data import fingerprint
 from jaxdiv.data.table import ImageTable
 from jaxdiv.probes.base import Probe
+from jaxdiv.probes.registry import load_probe
+from jaxdiv.probes.weights import IMAGENET, imagenet_file
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import Task
+from jaxdiv.study.sections import NO_RESULT, Task
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
 from jaxdiv.task2vec.embed import embed_benchmark
@@ -20,6 +25,7 @@ class Spec:
     """Which tasks are embedded, how.
 
     Attributes:
+      weights: as the configuration names them; `contents` is what decides: the sha256 of their file, or their name.
       tasks: how many. Task number i depends on `seed`, `purpose` and i alone, so that more tasks begin with fewer.
       floor_tasks: how many of them are embedded a second time, with other draws, for the noise floor.
       augment: whether images go through their data set's train augmentation.
@@ -30,7 +36,8 @@ class Spec:
     table: Table
     task: Task
     probe: str
-    weights: str
+    weights: str = field(metadata=NO_RESULT)
+    contents: str
     probe_seed: int
     estimator: str
     head: str
@@ -100,3 +107,20 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     if floor:
         again = complete(inputs.before.again if inputs.before else None, floor, again=True)
     return Result(embeddings, again)
+
+
+def contents(weights: Path | None) -> str:
+    """What weights are: the sha256 of their file, or a name that says it; "" for random ones."""
+    return str(weights or "") if weights in (None, Path(IMAGENET)) else fingerprint.of_file(weights)
+
+
+def probe(name: str, weights: Path | None, seed: int, progress: ProgressFn) -> Probe:
+    """The probe; torchvision's weights are downloaded once. Raises InputError as `load_probe`."""
+    if weights == Path(IMAGENET):
+        weights = imagenet_file(name, lambda share: progress(0.0, f"downloading weights, {share:.0%}"))
+    return _loaded(name, weights, seed, fingerprint.of_file(weights) if weights else "")
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, weights: Path | None, seed: int, contents: str) -> Probe:
+    return load_probe(name, weights, seed)

@@ -3,7 +3,7 @@
 The pool's classes are embedded as a unit of its own (`embed_pool`), so that another distance does not embed them again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from jaxdiv.probes.base import Probe
 from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.keys import key_for
+from jaxdiv.study.sections import NO_RESULT
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
 from jaxdiv.task2vec.coefficient import pairwise_distances
@@ -20,11 +21,15 @@ from jaxdiv.task2vec.coefficient import pairwise_distances
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each."""
+    """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each.
+
+    weights, contents: as in `embed.Spec`.
+    """
 
     table: Table
     probe: str
-    weights: str
+    weights: str = field(metadata=NO_RESULT)
+    contents: str
     probe_seed: int
     candidates: int
     images: int
