@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import subprocess
 import sys
@@ -202,6 +203,14 @@ def test_a_module_of_the_library_run_as_a_command_says_so_in_one_line(line, modu
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith(f"error: {module} is no command") and done.stderr.count("\n") == 1
     assert "run `jaxdiv` (or `python -m jaxdiv`)" in done.stderr
+
+
+def test_a_platform_that_jax_does_not_have_is_one_line_and_nothing_is_written(tmp_path):
+    command = ["-m", "jaxdiv", "--workdir=w", "--stages=prepare"]
+    done = python(*command, cwd=tmp_path, env=os.environ | {"JAX_PLATFORMS": "nonsense"})
+    assert done.returncode == 1 and not done.stdout and not list(tmp_path.iterdir())
+    assert done.stderr.startswith("error: JAX has no device on JAX_PLATFORMS='nonsense' (Unable to initialize backend")
+    assert done.stderr.count("\n") == 1
 
 
 SPAWNS = """

@@ -50,7 +50,8 @@ def load_probe(
 
     Args:
       name: the architecture: `resnet18`, `resnet34`, `resnet50`, `resnet50_v1`, `resnet10_narrow`, or `vit_small`.
-      weights: a `.safetensors` or `.pth` file with torchvision's or timm's names and shapes (any float type; computed
+      weights: a file of safetensors or of `torch.save` (.pth, .pt, .bin, .ckpt, .pth.tar) with torchvision's or timm's
+        names and shapes, below any prefix, also of a training checkpoint or a whole module (any float type; computed
         in float32); `"imagenet"` for torchvision's, downloaded once into `download.cache_folder()`; or None for
         random parameters (`resnet_probe.random_params`, `vit.random_params`).
       seed: of the random parameters; unused with `weights`.

@@ -154,8 +154,8 @@ def random_params(key: PRNGKeyArray, net: ResNet) -> dict[str, Any]:
     shapes = jax.eval_shape(net.init, weights, images)
     kernels = [layer.kernel**2 * layer.inputs * layer.filters for layer in layers(net)]
     # One draw for all kernels: on a CPU each draw inside a jitted init costs a second of compile time.
-    drawn = jnp.split(jax.random.normal(weights, (sum(kernels),)), np.cumsum(kernels)[:-1])
-    params = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes["params"])
+    drawn = jnp.split(jax.random.normal(weights, (sum(kernels),), jnp.float32), np.cumsum(kernels)[:-1])
+    params = jax.tree.map(lambda like: jnp.zeros(like.shape, jnp.float32), shapes["params"])
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.ones_like(leaf) if path[-1].key == "scale" else leaf, params
     )
@@ -172,15 +172,15 @@ def _apply_calibrating(net: ResNet, params: Any, stats: Any, images: Array) -> A
 
 
 def _calibrate(net: ResNet, params: Any, shapes: Any, images: Array) -> Any:
-    stats = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+    stats = jax.tree.map(lambda like: jnp.zeros(like.shape, jnp.float32), shapes)
     return _apply_calibrating(net, params, stats, images)
 
 
 def _octave_noise(key: PRNGKeyArray, images: int, size: int) -> Float[Array, "images size size 3"]:
     """Noise of mean 0 and variance 1 with equal power at every octave: coarse grids, repeated to full size."""
     grids = [2**n for n in range(1, size.bit_length())]
-    drawn = jax.random.normal(key, (images, sum(n * n for n in grids), 3))
-    noise = jnp.zeros((images, size, size, 3))
+    drawn = jax.random.normal(key, (images, sum(n * n for n in grids), 3), jnp.float32)
+    noise = jnp.zeros((images, size, size, 3), jnp.float32)
     start = 0
     for n in grids:
         grid = drawn[:, start : start + n * n].reshape(images, n, n, 3)

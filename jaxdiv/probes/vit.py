@@ -233,10 +233,13 @@ def random_params(key: PRNGKeyArray, net: ViT) -> Params:
     shapes: Params = {"cls_token": (1, 1, net.width), "pos_embed": (1, 1 + net.grid**2, net.width)}
     shapes |= net.dense
     keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
-    draw = lambda name: 0.02 * jax.random.truncated_normal(keys[name], -2, 2, shapes[name])
+    draw = lambda name: 0.02 * jax.random.truncated_normal(keys[name], -2, 2, shapes[name], jnp.float32)
     params: Params = {name: draw(name) for name in ("cls_token", "pos_embed")}
-    params |= {name: {"kernel": draw(name), "bias": jnp.zeros(units)} for name, (_, units) in net.dense.items()}
-    return params | {name: {"scale": jnp.ones(net.width), "bias": jnp.zeros(net.width)} for name in net.norms}
+    params |= {
+        name: {"kernel": draw(name), "bias": jnp.zeros(units, jnp.float32)} for name, (_, units) in net.dense.items()
+    }
+    scale, bias = jnp.ones(net.width, jnp.float32), jnp.zeros(net.width, jnp.float32)
+    return params | {name: {"scale": scale, "bias": bias} for name in net.norms}
 
 
 NETS: Mapping[str, ViT] = {"vit_small": ViT()}

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from precision import enable_x64
 from scipy import stats
 
 from jaxdiv.data.augment import Augmentation
@@ -366,6 +367,17 @@ def test_one_key_gives_the_same_tasks_on_1_and_on_8_devices(tmp_path):
     with np.load(tmp_path / "eight.npz") as eight:
         for ours, theirs in zip(mine, eight.values(), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_in_double_precision_one_key_gives_the_same_tasks_and_batches_in_float32():
+    draws = (lambda key: sample_tasks(key, AUGMENTED, **SIZE, tasks=3), lambda key: sample_batch(key, AUGMENTED, 5))
+    for draw in draws:
+        expected = jax.tree.leaves(draw(jax.random.key(9)))
+        with enable_x64(True):
+            found = jax.tree.leaves(draw(jax.random.key(9)))
+        for ours, theirs in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert theirs.dtype != np.float64
 
 
 @pytest.fixture

@@ -56,10 +56,10 @@ def shuffled(order):
 @pytest.mark.parametrize("order", [range(9), range(8, -1, -1), (4, 0, 8, 2, 6, 1, 7, 3, 5)])
 def test_images_are_at_their_places_in_whatever_order_they_are_read(tmp_path, order):
     how = (2, 3, tmp_path / "t", 2, False, False, lambda share, note: None)
-    digest, settled, lost = prepare_own.write_own(OwnSet("x"), shuffled(order), *how[1:])
+    digest, settled, lost, changed = prepare_own.write_own(OwnSet("x"), shuffled(order), *how[1:])
     stored = store.read_table(tmp_path / "t")
     assert stored.images[:, 1, 1, 0].tolist() == [30, 40, 50, 0, 10, 20, 60, 70, 80]
-    assert stored.names == ("b", "a", "c") and stored.count.tolist() == [3, 3, 3] and not lost
+    assert stored.names == ("b", "a", "c") and stored.count.tolist() == [3, 3, 3] and not lost and not changed
     first = prepare_own.write_own(OwnSet("x"), shuffled(range(9)), *how[1:])[0]
     assert digest == first and settled.rows.tolist() == list(range(9))
 

@@ -125,6 +125,14 @@ def test_a_random_vit_depends_on_its_seed_alone_and_embeds_a_task():
     assert found.shape == (len(probes[0].layer_names),) and float(found.max()) > 0
 
 
+def test_random_parameters_are_the_same_float32_in_double_precision():
+    expected = vit.random_params(jax.random.key(0), TINY)
+    with enable_x64(True):
+        found = vit.random_params(jax.random.key(0), TINY)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """The tiny architecture under the name of the small one: files of it are small."""
