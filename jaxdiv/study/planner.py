@@ -243,7 +243,7 @@ def _prepare(study: Study, root: Path, base: str, pixels: int, known: prepare.Kn
     spec = prepare.spec(base, pixels, study.data_settings, known)
     work = lambda unit, progress: prepare.run(spec, table_folder(unit), progress)
     cost = 0.5 if synthetic.spread(base) is not None else 20.0
-    return Unit(f"prepare/{base}/{pixels}px", spec, work, root, cost=cost)
+    return Unit(f"prepare/{base}/{pixels}px", spec, work, root, cost=cost, returns=prepare.Result)
 
 
 def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:

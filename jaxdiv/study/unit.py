@@ -42,6 +42,8 @@ class Unit:
       cost: the seconds that it takes on two cores, roughly: only for the estimate of the time left.
       on_begin: called before `work`, by the first host alone.
       at: its folder, where that is not one for each digest: only the latest result is then kept.
+      returns: the dataclass that `work` returns. A result with other fields, which an earlier version of jaxdiv left, is
+        made again. None: its fields are not looked at.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Unit:
     cost: float = 1.0
     on_begin: Callable[["Unit"], None] = lambda unit: None
     at: Path | None = None
+    returns: type | None = None
 
     @property
     def stage(self) -> str:
@@ -74,7 +77,10 @@ class Unit:
 
     @property
     def done(self) -> bool:
-        return _read(self.folder / "result.json").get("digest") == self.digest
+        record = _read(self.folder / "result.json")
+        if record.get("digest") != self.digest:
+            return False
+        return self.returns is None or {each.name for each in fields(self.returns)} == record["result"].keys()
 
     @property
     def result(self) -> dict[str, Any]:

@@ -192,6 +192,14 @@ def test_a_setting_that_changes_no_result_runs_nothing(workdir, changed):
     assert ran(workdir, planner.STAGES, **changed) == []
 
 
+def test_a_table_that_an_earlier_version_prepared_is_prepared_again_and_all_else_is_kept(workdir):
+    (file,) = (workdir / "units/prepare/gauss-0.1/16px").glob("*/result.json")
+    record = json.loads(file.read_text())
+    del record["result"]["notes"]
+    file.write_text(json.dumps(record))
+    assert ran(workdir) == of("gauss-0.1", "prepare")
+
+
 def test_the_report_is_always_of_what_was_asked_for_last(workdir):
     alone = {"benchmarks": ("gauss-0.5",), "methods": ()}
     assert ran(workdir, planner.STAGES, **alone) == []
