@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare(path: Path) -> None:
-    from jaxdiv.data import fingerprint
+    from jaxdiv.data.own import fingerprint
     from jaxdiv.data.prepare import DataSettings, prepare_base_set
     from jaxdiv.progress_bar import bar
 

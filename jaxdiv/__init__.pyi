@@ -10,8 +10,8 @@ from .data.benchmarks import load_benchmark as load_benchmark
 from .data.episodes import Task as Task
 from .data.episodes import sample_batch as sample_batch
 from .data.episodes import sample_tasks as sample_tasks
-from .data.found import OwnSet as OwnSet
-from .data.own import table_from as table_from
+from .data.own.arrays import table_from as table_from
+from .data.own.found import OwnSet as OwnSet
 from .data.prepare import DataSettings as DataSettings
 from .data.table import ImageTable as ImageTable
 from .errors import InputError as InputError

@@ -17,8 +17,8 @@ from test_study import tiny
 
 import jaxdiv
 from jaxdiv import embed_benchmark, load_benchmark, load_probe, meta_gradient, sample_tasks
-from jaxdiv.data import builders
 from jaxdiv.data.prepare import DataSettings, check_inputs
+from jaxdiv.data.public import builders
 from jaxdiv.errors import InputError
 from jaxdiv.probes.weights import check_weights
 from jaxdiv.study import flags, planner, runner

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiv.data import sources, store, synthetic
+from jaxdiv.data import store, synthetic
 from jaxdiv.data.decode import decoder
-from jaxdiv.data.found import OwnSet
-from jaxdiv.data.layout import check_exists
-from jaxdiv.data.outline import TOO_SMALL, Outline, outline
-from jaxdiv.data.prepare_own import check_normalisation, write_own
+from jaxdiv.data.own.found import OwnSet
+from jaxdiv.data.own.layout import check_exists
+from jaxdiv.data.own.outline import TOO_SMALL, Outline, outline
+from jaxdiv.data.own.prepare import check_normalisation, write_own
+from jaxdiv.data.own.splits import check_split
+from jaxdiv.data.public import sources
 from jaxdiv.data.registry import BASE_SETS, OWN, SOURCES, SPLITS, split_lists
-from jaxdiv.data.splits import check_split
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.files import local_path
@@ -182,7 +183,7 @@ def _generate(spread, pixels, settings):
 
 
 def _read(base, pixels, settings, progress):
-    from jaxdiv.data import builders  # here, since TensorFlow Datasets takes a second to import
+    from jaxdiv.data.public import builders  # here, since TensorFlow Datasets takes a second to import
 
     facts = BASE_SETS[base]
     source = SOURCES[facts.source]

@@ -11,9 +11,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jaxdiv.data import in_imagenet, mini_imagenet, sources, synthetic
+from jaxdiv.data import synthetic
 from jaxdiv.data.augment import Augmentation
-from jaxdiv.data.sources import Archive, Source
+from jaxdiv.data.public import in_imagenet, mini_imagenet, sources
+from jaxdiv.data.public.sources import Archive, Source
 from jaxdiv.errors import unknown
 
 SPLITS = ("train", "val", "test")

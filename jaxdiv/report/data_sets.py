@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxdiv.data.outline import Outline
+from jaxdiv.data.own.outline import Outline
 from jaxdiv.data.registry import SPLITS
 from jaxdiv.report.comparison import one_task
 from jaxdiv.report.wording import listed

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from jaxdiv.data import prepare, registry
-from jaxdiv.data.found import OwnSet
+from jaxdiv.data.own.found import OwnSet
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.files import local_path
 from jaxdiv.methods.registry import METHODS, entry

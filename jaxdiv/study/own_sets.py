@@ -11,8 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdiv.data import own, prepare, registry
-from jaxdiv.data.found import OwnSet
+from jaxdiv.data import prepare, registry
+from jaxdiv.data.own import names as own
+from jaxdiv.data.own.found import OwnSet
 from jaxdiv.errors import InputError
 from jaxdiv.study.flags import in_flags
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdiv.data import registry, synthetic
-from jaxdiv.data.outline import Outline
+from jaxdiv.data.own.outline import Outline
 from jaxdiv.data.prepare import check_inputs
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import unknown

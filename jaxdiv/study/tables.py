@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdiv.data import benchmarks, prepare, registry, store, synthetic
 from jaxdiv.data.episodes import check_tasks
-from jaxdiv.data.outline import Outline
+from jaxdiv.data.own.outline import Outline
 from jaxdiv.data.table import ImageTable, draw_classes, place, table_of, take, union
 from jaxdiv.errors import InputError
 from jaxdiv.study.flags import in_flags

@@ -42,8 +42,8 @@ class Unit:
       cost: the seconds that it takes on two cores, roughly: only for the estimate of the time left.
       on_begin: called before `work`, by the first host alone.
       at: its folder, where that is not one for each digest: only the latest result is then kept.
-      returns: the dataclass that `work` returns. A result with other fields, which an earlier version of jaxdiv left, is
-        made again. None: its fields are not looked at.
+      returns: the dataclass that `work` returns. A result with other fields, which an earlier version left, is made
+        again. None: its fields are not looked at.
     """
 
     name: str

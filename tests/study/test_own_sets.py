@@ -14,7 +14,7 @@ from test_study import tiny
 
 from jaxdiv import cli
 from jaxdiv.configs import own as own_config
-from jaxdiv.data.found import OwnSet
+from jaxdiv.data.own.found import OwnSet
 from jaxdiv.errors import InputError
 from jaxdiv.study import config, flags, own_sets, planner, runner
 

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from jaxdiv.data import builders
+from jaxdiv.data.public import builders
 from jaxdiv.data.registry import split_lists
 
 BANNER = 20  # rows at the bottom of an aircraft's image

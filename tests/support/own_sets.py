@@ -4,7 +4,7 @@ import zipfile
 
 from official_archives import write_tar, write_zip
 
-from jaxdiv.data.layout import OwnSet, find
+from jaxdiv.data.own.layout import OwnSet, find
 
 PNG = b"\x89PNG\r\n\x1a\n"  # an image, to whoever looks at the first bytes alone
 

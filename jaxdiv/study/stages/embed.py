@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiv.data import fingerprint
+from jaxdiv.data.own import fingerprint
 from jaxdiv.data.table import ImageTable
 from jaxdiv.probes.base import Probe
 from jaxdiv.probes.registry import load_probe

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxdiv.data import fingerprint, registry
-from jaxdiv.data.outline import Outline
+from jaxdiv.data import registry
+from jaxdiv.data.own import fingerprint
+from jaxdiv.data.own.outline import Outline
 from jaxdiv.data.prepare import DataSettings, prepare_base_set
 from jaxdiv.study.own_sets import in_flags_of
 from jaxdiv.study.sections import NO_RESULT
