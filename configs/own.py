@@ -1,4 +1,4 @@
-"""A study of your own data sets, as many as you have: does diversity predict accuracy on them?
+"""A study of your own data sets, as many as you have: whether diversity predicts accuracy on them.
 
     python launch.py --config=configs/own.py --workdir=mine --config.datasets.birds.path=DIR \
         --config.datasets.moths.path=moths.zip --config.datasets.signs.path=signs.npz

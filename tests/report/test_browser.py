@@ -192,7 +192,7 @@ def test_the_page_of_ones_own_folders_fits_too(browser, tmp_path, width, scheme)
         dict(zip(("diversity", "ci_low", "ci_high"), diversity(of_tasks), strict=True)) | how | {"benchmark": name}
         for name, of_tasks in tasks.items()
     ]
-    sources = {name: survey.Source((f"/a/long/path/to/{name}",), (9,), 300, ()) for name in tasks}
+    sources = {name: survey.Source((f"/a/long/path/to/{name}",), (9,), 300, {}) for name in tasks}
     page = survey.write_survey(tmp_path, survey.Survey(rows, tasks, sources), {}, {}, {}).as_uri()
     session, complaints, asked = browser.open(page, width, scheme)
     assert complaints == [] and asked[0] == page and all(url.startswith("data:") for url in asked[1:])

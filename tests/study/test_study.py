@@ -259,7 +259,7 @@ def test_every_configuration_that_we_ship_makes_a_plan(tmp_path, name):
         ({"controlled.pool": "gaus-0.5", "benchmarks": ()}, ["unknown benchmark 'gaus-0.5'"]),
         (
             {"controlled.pool": "images", "benchmarks": (), "data.split.fractions": (1.0, 0.0, 0.0)},
-            ["no test classes to evaluate on"],
+            ["benchmark 'images' is your own folder of images", "--config.images=DIR"],
         ),
         ({"data.cut.classes": 5, "benchmarks": ("gauss-0.1+gauss-0.5",)}, ["--config.data.cut", "up to 2"]),
         ({"data.cut.images": 3}, ["--config.data.cut", "shots + queries = 5"]),
@@ -351,7 +351,7 @@ def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
     manifest = json.loads((tmp_path / "w/data/manifest.json").read_text())
     assert manifest["benchmarks"]["images"]["test"] == {"classes": 3, "images": 18}
     assert Image.open(tmp_path / "w/data/images.png").height > 12 * 48
-    with pytest.raises(InputError, match=r"no test classes.*--config.data.split.fractions"):
+    with pytest.raises(InputError, match=r"no class in its test split.* split 12/0/0 .*--config.data.split.fractions"):
         runner.run(
             tiny(**fields | {"data.split.fractions": (1.0, 0.0, 0.0)}), tmp_path / "w", stages, Console(quiet=True)
         )

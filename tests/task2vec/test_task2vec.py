@@ -117,7 +117,7 @@ def test_reference_is_the_squared_gradient_of_a_batchs_mean_cross_entropy_in_tra
         batches = []  # the draws, as the estimator makes them
         for of_batch in jax.random.split(key, 2):
             for_rows, for_labels = jax.random.split(of_batch)
-            rows = np.asarray(jax.random.randint(for_rows, (64,), 0, 10))
+            rows = np.asarray(jax.random.randint(for_rows, (64,), 0, 10, jnp.int32))
             _, logits = cross_entropy_in_numpy(tensors, head, images[rows], np.zeros(64, int))
             batches.append((rows, np.asarray(jax.random.categorical(for_labels, jnp.asarray(logits)))))
 
@@ -160,7 +160,7 @@ def test_reference_equals_a_batch_with_every_copy_whether_or_not_its_distinct_im
         key = jax.random.key(7)
         for of_batch in jax.random.split(key, 6):
             for_rows, for_labels = jax.random.split(of_batch)
-            rows = jax.random.randint(for_rows, (64,), 0, 80)
+            rows = jax.random.randint(for_rows, (64,), 0, 80, jnp.int32)
             distinct.append(len(np.unique(rows)))
             gradient = jax.jit(jax.grad(log_likelihood))(probe.variables["params"], rows, for_labels)
             parts = dict.fromkeys(probe.layer_names)

@@ -102,7 +102,7 @@ def test_no_tensorflow_is_there(whole):
 
 
 def test_a_prepared_set_is_opened_without_its_archives(whole, monkeypatch, tmp_path):
-    data_dir = Path(whole["cu_birds"].records.dataset_info.data_dir).parents[3]
+    data_dir = Path(whole["cu_birds"].records.dataset_info.data_dir).parents[2]
     monkeypatch.setattr(builders.Jaxdiv, "_generate_examples", lambda *_: pytest.fail("made again"))
     again = builders.prepare("cu_birds", None, data_dir)
     assert len(again.records) == 400 and again.archives == whole["cu_birds"].archives
