@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
             },
             "probe": {
                 "name": "resnet10_narrow",
-                "weights": "",  # a .safetensors or .pth file; "imagenet": torchvision's; empty: random parameters
+                "weights": "",  # a file of weights; "imagenet": torchvision's; empty: random parameters
                 "seed": 0,
                 "pixels": 16,
                 "tasks": 12,
