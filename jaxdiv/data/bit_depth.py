@@ -116,7 +116,7 @@ def eight_bits(
             )
     black, white = ends or usual
     if numbers.dtype != np.uint8 or (black, white) != (0, 255):
-        wide = np.asarray(numbers, np.float64 if numbers.dtype.itemsize > 2 else np.float32)
+        wide = numbers.astype(np.float64) if numbers.dtype.itemsize > 2 else numbers.astype(np.float32)
         shares = (wide - black) / (white - black)
         if ends and (shares.min() < 0 or shares.max() > 1):
             done.append("pixels beyond the given range: clipped")

@@ -66,7 +66,8 @@ def _as_bytes(images: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
         )
     made = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), 256):  # floats of some images at a time
-        part = np.asarray(images[start : start + 256], np.float32 if images.dtype.itemsize <= 2 else np.float64)
+        some = images[start : start + 256]
+        part = some.astype(np.float32) if images.dtype.itemsize <= 2 else some.astype(np.float64)
         made[start : start + 256] = np.rint(255 * ((part - ends[0]) / (ends[1] - ends[0])).clip(0, 1))
     return made
 
