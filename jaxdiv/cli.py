@@ -120,7 +120,8 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
         jax.local_devices()
     except (AssertionError, RuntimeError) as error:  # JAX_PLATFORMS=cuda without CUDA, or nothing that JAX knows
         reason = (str(error).splitlines() or ["not found"])[0]
-        return _fail(f"JAX has no device on JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} ({reason}): unset it, or `cpu`")
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return _fail(f"JAX has no device on JAX_PLATFORMS={asked!r} ({reason}): unset it, or `cpu`")
     action = runner.dry_run if given.dry_run else runner.run
     try:
         workdir = Path(local_path(given.workdir, "--workdir"))
