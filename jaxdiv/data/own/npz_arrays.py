@@ -66,7 +66,12 @@ def find_arrays(path: Path) -> Found:
     with _damaged(path):
         headers = _headers(path)
     pairs = _pairs(path, headers)
-    notes = [f"{pair.images} and {pair.labels} are its images and labels" for pair in pairs]
+    plain = ("images", "labels")  # says itself what it is
+    notes = [
+        f"{pair.images} and {pair.labels} are its images and labels"
+        for pair in pairs
+        if (pair.images, pair.labels) != plain
+    ]
     parts = []
     for pair in pairs:
         header = headers[pair.images]

@@ -46,7 +46,10 @@ EXPECTED = {"jay": [PIXELS[3].tolist()], "owl": [PIXELS[1].tolist(), PIXELS[2].t
     [("images", "labels"), ("x", "y"), ("X", "Y"), ("data", "target"), ("arr_1", "arr_0"), ("p", "q")],
 )
 def test_images_and_labels_are_known_by_their_names_or_else_their_shapes(tmp_path, save, images, labels):
-    assert by_class(saved(tmp_path, save, **{images: PIXELS, labels: NAMES})) == EXPECTED
+    path = saved(tmp_path, save, **{images: PIXELS, labels: NAMES})
+    assert by_class(path) == EXPECTED
+    told = [] if images == "images" else [f"{images} and {labels} are its images and labels"]
+    assert find(OwnSet(str(path))).notes == told
 
 
 def test_savez_without_names_and_another_suffix_open_too(tmp_path):
