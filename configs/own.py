@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
         # "birds": {"path": "~/birds"},
         # "moths": {"path": "~/moths.zip", "split": "~/moths.txt"},  # a line `train CLASS` for each, or val, or test
         # "leaves": {"path": "~/leaves", "labels": "labels.csv", "columns": ("file", "species", "part")},
-        # "scans": {"path": "~/scans", "value_range": (0, 4095)},  # black and white in 16-bit or float images
+        # "scans": {"path": "~/scans", "value_range": (0, 4095)},  # black and white of 16-bit or float images
         # "icons": {"path": "~/icons", "background": "black"},  # shows through transparent pixels
         # "drawings": {"path": "~/drawings", "normalisation": "measured"},  # instead of ImageNet's statistics
     }

@@ -1,5 +1,4 @@
-"""Numbers of more than 8 bits, or of any type in an array -> an image of 8 bits a channel, black and white where they
-are meant to be."""
+"""Pixels of more than 8 bits, or an array of any type -> an image of 8 bits a channel. Black becomes 0, white 255."""
 
 import io
 from collections.abc import Callable
@@ -15,12 +14,12 @@ _WHITE_IS_ZERO, _APART, _SIGNED = 0, 2, 2
 # Of a big-endian 16-bit number Pillow takes the first byte. Read as if it were little-endian, it takes the other one.
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
 
-Range = tuple[float, ...]  # black and white; (): the type has none
+Range = tuple[float, ...]  # the values for black and white; (): the type does not say
 
 
 def numbers_of(image: Image.Image, content: bytes, kind: str) -> tuple[np.ndarray, np.ndarray | None, Range] | None:
     """Of an opened image of more than 8 bits a channel: its numbers [h, w] or [h, w, 3], its opacity (0..255), and the
-    values of black and white in its type. None: an image of 8 bits.
+    values for black and white in its type. None: an image of 8 bits.
 
     Raises:
       InputError: a TIFF that Pillow would read wrongly.

@@ -90,7 +90,7 @@ def decoder(
     Args:
       cut_bottom: the lowest rows of an image, which are left out.
       background: what shows through transparent pixels, "white" or "black".
-      value_range: the values of black and white in arrays, and in encoded images of more than 8 bits a channel; empty:
+      value_range: the values for black and white in arrays, and in encoded images of more than 8 bits a channel; empty:
         those of the type, which are 0 and 1 for floats. Others are an error.
       upright: turn an image as its EXIF says; studies of the public data sets did not. (A TIFF always is.)
       notes: counts in words what was done to images besides: the first of several frames taken, turned, put over the
@@ -105,7 +105,7 @@ def decoder(
     ends = tuple(map(float, value_range))
     if ends and (len(ends) != 2 or not np.isfinite(ends).all() or ends[0] == ends[1]):
         raise InputError(
-            f"`OwnSet.value_range` is {value_range!r}: give the values of black and white, such as (0, 4095)"
+            f"`OwnSet.value_range` is {value_range!r}: give the values for black and white, such as (0, 4095)"
         )
     lock = threading.Lock()
 

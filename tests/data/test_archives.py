@@ -12,7 +12,7 @@ import zlib
 
 import pytest
 from official_archives import write_tar, write_zip
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data import archives
 from jaxdiv.data.archives import members
@@ -26,7 +26,7 @@ def read(path, most=archives.IMAGE_BYTES, wanted=lambda name: True):
 def refusal(path, most=archives.IMAGE_BYTES):
     with pytest.raises(InputError) as error:
         read(path, most)
-    return one_line(error, path)
+    return check_one_line(error, path)
 
 
 FIRST = {"set/a/1.png": b"one", "set/a/2.png": b"two" * 300}

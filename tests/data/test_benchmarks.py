@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import official_archives as official
 import pytest
-from sample_archives import data, of_classes, one_line, prepare
+from sample_archives import check_one_line, data, of_classes, prepare
 from scipy import stats
 
 from jaxdiv.data import benchmarks, contact_sheet, registry
@@ -54,7 +54,7 @@ UNLIKELY = 1e-3  # p-values below it fail; keys are fixed, so a test that passes
 def test_an_unknown_benchmark_names_the_nearest(name, near):
     with pytest.raises(InputError, match=f"unknown benchmark '{name}': did you mean '{near}'") as error:
         components(name)
-    one_line(error)
+    check_one_line(error)
 
 
 @pytest.mark.parametrize("name", ["", "mio+", "mio+omnoglot", "gauss-x", "gauss-0"])
@@ -206,7 +206,7 @@ def test_a_whole_set_that_lacks_images_is_an_error_unless_partial(tmp_path, monk
     official.make("dtd", tmp_path, 2, monkeypatch)
     with pytest.raises(InputError) as error:
         prepare("dtd", 4, data(tmp_path))
-    one_line(error, "dtd-r1.0.1.tar.gz has 94 images of the 5640 of DTD", "`DataSettings.partial=True`")
+    check_one_line(error, "dtd-r1.0.1.tar.gz has 94 images of the 5640 of DTD", "`DataSettings.partial=True`")
 
 
 def test_a_union_of_a_real_and_a_generated_set_keeps_each_ones_statistics(tmp_path):
@@ -233,7 +233,7 @@ def lacking(tmp_path):
 def test_absent_classes_are_an_error_that_names_one_and_the_way_out(lacking):
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(lacking))
-    one_line(error, "miniimagenet_sample.tar", MINI[0], "`DataSettings.partial=True`")
+    check_one_line(error, "miniimagenet_sample.tar", MINI[0], "`DataSettings.partial=True`")
 
 
 def test_a_class_that_is_too_small_is_an_error_that_names_it(tmp_path):
@@ -242,7 +242,7 @@ def test_a_class_that_is_too_small_is_an_error_that_names_it(tmp_path):
     official.write_tar(tmp_path / "miniimagenet_sample.tar", files, "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path))
-    one_line(error, "miniimagenet_sample.tar", "only 1 of", MINI[3], "`DataSettings.partial=True`")
+    check_one_line(error, "miniimagenet_sample.tar", "only 1 of", MINI[3], "`DataSettings.partial=True`")
 
 
 def test_with_partial_such_classes_are_left_out_and_named(lacking):
@@ -256,21 +256,21 @@ def test_another_data_sets_archive_is_recognised(tmp_path):
     official.write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(["7", "8"]), "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path, partial=True))
-    one_line(error, "miniimagenet_sample.tar", "Mini-ImageNet", "another data set")
+    check_one_line(error, "miniimagenet_sample.tar", "Mini-ImageNet", "another data set")
 
 
 def test_a_sample_whose_classes_are_all_too_small_is_an_error(tmp_path):
     official.write_tar(tmp_path / "miniimagenet_sample.tar", of_classes(MINI, images=1), "w")
     with pytest.raises(InputError) as error:
         prepare("mini_imagenet", 4, data(tmp_path, partial=True))
-    one_line(error, "miniimagenet_sample.tar", "Mini-ImageNet", "2 images")
+    check_one_line(error, "miniimagenet_sample.tar", "Mini-ImageNet", "2 images")
 
 
 def test_omniglot_with_another_number_of_classes_is_an_error(tmp_path):
     official.write_zip(tmp_path / "omniglot_png.zip", of_classes(["a", "b"]))
     with pytest.raises(InputError) as error:
         prepare("omniglot", 4, data(tmp_path, partial=True))
-    one_line(error, "omniglot_png.zip", "2 classes", "1623")
+    check_one_line(error, "omniglot_png.zip", "2 classes", "1623")
 
 
 def test_a_split_without_classes_is_an_error(tmp_path):

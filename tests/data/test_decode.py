@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image, features
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data import decode as module
 from jaxdiv.data.decode import HEAD, decoder, is_image
@@ -32,7 +32,7 @@ def pixels(content, size=2, gray=False, **options):
 def refusal(content, **options):
     with pytest.raises(InputError) as error:
         decoder(2, False, **options)(content, "set: class/it")
-    return one_line(error, "set: class/it")
+    return check_one_line(error, "set: class/it")
 
 
 def chunk(name, data):

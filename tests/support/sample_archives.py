@@ -30,7 +30,7 @@ def data(archives, **fields):
     return DataSettings(str(archives), str(archives / "prepared"), min_images=2, **fields)
 
 
-def one_line(error, *words):
+def check_one_line(error, *words):
     """A library's error: one line that has every one of `words`, and none of the command's flags."""
     message = str(error.value)
     assert "\n" not in message and "--config" not in message and "--workdir" not in message

@@ -25,7 +25,7 @@ def table_from(
       labels: the class of each image: whole numbers or names. The table's classes are in the order of these.
       mean, std: pixel statistics of each of the three channels, of pixels scaled to 0..1; None: ImageNet's, as for a
         folder of images.
-      value_range: the values of black and white in `images`; what is beyond them becomes black or white. Empty: those
+      value_range: the values for black and white in `images`; what is beyond them becomes black or white. Empty: those
         of their type.
 
     Raises:
@@ -55,13 +55,13 @@ def _as_bytes(images: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
             return images
         ends = (0, 65535) if images.dtype == np.uint16 else (0, 1) if images.dtype.kind in "bf" else ()
     if value_range and (len(ends) != 2 or not np.isfinite(ends).all() or ends[0] == ends[1]):
-        raise InputError(f"`value_range` is {value_range!r}: give the values of black and white, such as (0, 255)")
+        raise InputError(f"`value_range` is {value_range!r}: give the values for black and white, such as (0, 255)")
     least, most = images.min().item(), images.max().item()
     if not np.isfinite([least, most]).all():
         raise InputError("`images` has NaN or infinite pixels: replace or remove such images")
     if not value_range and (not ends or least < ends[0] or most > ends[1]):
         raise InputError(
-            f"`images` are {images.dtype} from {least:.6g} to {most:.6g}: give the values of black and white by "
+            f"`images` are {images.dtype} from {least:.6g} to {most:.6g}: give the values for black and white by "
             f"`value_range`, such as (0, 255)"
         )
     made = np.empty(images.shape, np.uint8)

@@ -22,7 +22,7 @@ class OwnSet:
       nested: which folder is the class where folders are nested: "outer" (the others are parts of it), "inner" (the
         others are not part of the name), or "path" (every folder of images is a class); empty: where that is plain.
       background: what shows through transparent pixels, "white" or "black".
-      value_range: the values of black and white in 16-bit and float images; empty: those of the images' type.
+      value_range: the values for black and white in 16-bit and float images; empty: those of the images' type.
       normalisation: "imagenet", "measured" (from the train split), or (mean, std) of each channel, of pixels in 0..1.
     """
 

@@ -49,7 +49,7 @@ def is_npz(path: Path) -> bool:
                 return False
         with zipfile.ZipFile(path) as file:
             names = file.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):  # damaged: `layout` says so
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

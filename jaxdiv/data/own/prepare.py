@@ -96,7 +96,7 @@ def write_own(
             colour = tuple(levels.sum(0).argmax(1).tolist())
             raise InputError(
                 f"{own.path}: every pixel of every image is {colour}: nothing is to be told apart. If these are 16-bit "
-                f"or float images, give the values of black and white by `OwnSet.value_range`"
+                f"or float images, give the values for black and white by `OwnSet.value_range`"
             )
         return _statistics(own, levels[0])
 

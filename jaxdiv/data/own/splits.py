@@ -36,12 +36,12 @@ def by_class(items: Iterable[Item]) -> tuple[dict[str, str], str]:
     if not named:
         return {}, ""
     if len(named) == 1:
-        return {}, f"all its classes are of one split ({named[0]}): they are split anew"
+        return {}, f"all its classes are in one split ({named[0]}): they are split again"
     shared = [name for name, splits in found.items() if len(splits) > 1]
     if shared:
         return {}, (
             f"its splits ({', '.join(named)}) share {len(shared)} of {len(found)} classes ({min(shared)!r}), and tasks "
-            f"need splits of classes: all images of a class are taken together, and classes are split anew"
+            f"need splits of classes: all images of a class are taken together, and classes are split again"
         )
     split_of = {name: split for name, (split,) in found.items() if split}
     counts = ", ".join(f"{list(split_of.values()).count(split)} {split}" for split in named)

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 from own_sets import classes, content, images, split_of, write
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data.own.layout import OwnSet, find
 from jaxdiv.errors import InputError
@@ -71,7 +71,7 @@ def test_split_folders_of_the_same_classes_split_images_so_all_of_a_class_is_tog
         "train/owl/1.png": "owl", "val/owl/3.png": "owl", "train/wren/2.png": "wren", "val/wren/4.png": "wren",
     }  # fmt: skip
     assert split_of(got) == {"owl": "", "wren": ""}
-    assert any("share 2 of 2 classes" in note and "classes are split anew" in note for note in got.notes)
+    assert any("share 2 of 2 classes" in note and "classes are split again" in note for note in got.notes)
 
 
 def test_a_set_as_tiny_imagenet_has_its_train_classes_and_no_class_called_images(tmp_path):
@@ -81,7 +81,7 @@ def test_a_set_as_tiny_imagenet_has_its_train_classes_and_no_class_called_images
     assert got.left_out == {
         "an image in no folder of a class": ["t/test/images/test_0.JPEG", "t/val/images/val_0.JPEG"]
     }
-    assert any("all its classes are of one split (train)" in note for note in got.notes)
+    assert any("all its classes are in one split (train)" in note for note in got.notes)
 
 
 def test_classes_may_be_called_as_splits_are(tmp_path):
@@ -106,14 +106,14 @@ def test_images_beside_the_splits_folders_are_left_out(tmp_path):
     ],
 )
 def test_two_readings_are_named_in_one_line(tmp_path, names, words):
-    one_line(refused(tmp_path, *names), tmp_path / "set", *words)
+    check_one_line(refused(tmp_path, *names), tmp_path / "set", *words)
 
 
 NESTED = ("greek/alpha/1.png", "greek/beta/1.png", "latin/alpha/1.png", "latin/be/1.png")
 
 
 def test_nested_folders_have_three_readings_which_the_line_counts(tmp_path):
-    message = one_line(refused(tmp_path, *NESTED), "greek/alpha/", "`OwnSet.nested`")
+    message = check_one_line(refused(tmp_path, *NESTED), "greek/alpha/", "`OwnSet.nested`")
     assert "2 classes such as 'greek' (`OwnSet.nested`='outer'), 3 such as 'alpha' ('inner')" in message
     assert "or 4 such as 'greek/alpha' ('path')" in message
 
@@ -135,7 +135,7 @@ def test_the_user_says_which_of_nested_folders_are_classes(tmp_path, nested, exp
 
 
 def test_an_unknown_reading_is_named(tmp_path):
-    one_line(refused(tmp_path, *NESTED, nested="leaf"), "`OwnSet.nested` 'leaf'", "inner, outer, path")
+    check_one_line(refused(tmp_path, *NESTED, nested="leaf"), "`OwnSet.nested` 'leaf'", "inner, outer, path")
 
 
 def test_folders_inside_a_class_are_its_parts_where_most_classes_hold_images_themselves(tmp_path):
@@ -145,7 +145,7 @@ def test_folders_inside_a_class_are_its_parts_where_most_classes_hold_images_the
 
 
 def test_a_stray_image_beside_the_folders_of_a_class_does_not_decide(tmp_path):
-    one_line(refused(tmp_path, *NESTED, "greek/overview.png", "cyrillic/a/1.png"), "more than one reading")
+    check_one_line(refused(tmp_path, *NESTED, "greek/overview.png", "cyrillic/a/1.png"), "more than one reading")
 
 
 def test_the_only_folder_inside_a_class_is_no_class(tmp_path):

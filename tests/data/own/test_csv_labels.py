@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 from own_sets import classes, images, split_of, write
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data.own.layout import OwnSet, find
 from jaxdiv.errors import InputError
@@ -61,7 +61,7 @@ def test_a_name_that_several_folders_have_needs_its_folder(tmp_path):
     path = with_csv(tmp_path, "filename,label\na/1.jpg,owl\nb/1.jpg,wren\n", "a/1.jpg", "b/1.jpg")
     assert classes(path) == {"owl": ["a/1.jpg"], "wren": ["b/1.jpg"]}
     (path / "labels.csv").write_text("filename,label\n1.jpg,owl\n")
-    one_line(refused(path), "labels.csv, line 2: '1.jpg' may be a/1.jpg or b/1.jpg")
+    check_one_line(refused(path), "labels.csv, line 2: '1.jpg' may be a/1.jpg or b/1.jpg")
 
 
 def test_what_is_on_one_side_alone_is_left_out_and_named(tmp_path):
@@ -79,9 +79,11 @@ def test_its_columns_may_be_called_otherwise(tmp_path):
     got = find(OwnSet(str(path), columns=("image", "species", "fold")))
     assert split_of(got) == {"owl": "train", "wren": "val", "jay": "test"}
     assert "labels.csv has the classes of its images" in got.notes
-    one_line(refused(path), "labels.csv", "unknown column 'filename'", "image", "species", "fold", "`OwnSet.columns`")
+    check_one_line(
+        refused(path), "labels.csv", "unknown column 'filename'", "image", "species", "fold", "`OwnSet.columns`"
+    )
     error = refused(path, columns=("image", "species", "split2"))
-    one_line(error, "labels.csv", "unknown column 'split2'", "fold")
+    check_one_line(error, "labels.csv", "unknown column 'split2'", "fold")
 
 
 def test_three_csv_files_called_as_splits_are_the_splits(tmp_path):
@@ -92,7 +94,7 @@ def test_three_csv_files_called_as_splits_are_the_splits(tmp_path):
         (path / f"{split}.csv").write_text(f"filename,label\n{name},{label}\n")
     assert split_of(find(OwnSet(str(path)))) == {"n01": "train", "n02": "val", "n03": "test"}
     (path / "other.csv").write_text(TEXT)
-    one_line(refused(path), "other.csv and test.csv both have labels", "`OwnSet.labels`")
+    check_one_line(refused(path), "other.csv and test.csv both have labels", "`OwnSet.labels`")
     assert classes(path, labels="other.csv") == {
         "owl": ["images/1.jpg", "images/3.jpg"], "wren": ["images/2.jpg"],
     }  # fmt: skip
@@ -134,7 +136,7 @@ def test_the_csv_may_be_named_and_be_anywhere(tmp_path, where):
 )  # fmt: skip
 def test_a_csv_that_does_not_fit_gets_one_line(tmp_path, text, fields, words):
     path = with_csv(tmp_path, text)
-    one_line(refused(path, **fields), path, *words)
+    check_one_line(refused(path, **fields), path, *words)
 
 
 def test_folders_and_csv_that_say_the_same_are_understood(tmp_path):
@@ -145,7 +147,7 @@ def test_folders_and_csv_that_say_the_same_are_understood(tmp_path):
 
 def test_folders_and_csv_that_disagree_are_two_readings(tmp_path):
     path = with_csv(tmp_path, TEXT, "a/1.jpg", "a/2.jpg", "b/3.jpg")
-    one_line(refused(path), "labels.csv names 2 classes ('owl'), its folders 2 others ('a')", "`OwnSet.labels`")
+    check_one_line(refused(path), "labels.csv names 2 classes ('owl'), its folders 2 others ('a')", "`OwnSet.labels`")
     assert classes(path, labels="labels.csv") == {"owl": ["a/1.jpg", "b/3.jpg"], "wren": ["a/2.jpg"]}
 
 

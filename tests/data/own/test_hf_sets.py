@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from own_sets import split_of
-from sample_archives import one_line, png
+from sample_archives import check_one_line, png
 
 from jaxdiv.data.own import hf_sets
 from jaxdiv.data.own.layout import OwnSet, find
@@ -67,13 +67,13 @@ def test_images_may_be_files_on_this_machine_and_a_lost_one_is_named(tmp_path):
             continue
         with pytest.raises(InputError) as error:
             list(read)
-        one_line(error, "image 0 of a Hugging Face data set", path)
+        check_one_line(error, "image 0 of a Hugging Face data set", path)
 
 
 def test_a_set_without_images_says_what_it_has(datasets, tmp_path):
     with pytest.raises(InputError) as error:
         saved(datasets.Dataset.from_dict({"text": ["a"], "label": [0]}), tmp_path / "set")
-    one_line(error, tmp_path / "set", "which feature is its image? It may be none of label, text")
+    check_one_line(error, tmp_path / "set", "which feature is its image? It may be none of label, text")
 
 
 def test_a_damaged_set_gets_one_line(one, tmp_path):
@@ -81,7 +81,7 @@ def test_a_damaged_set_gets_one_line(one, tmp_path):
     next((tmp_path / "set").glob("*.arrow")).write_bytes(b"no arrow")
     with pytest.raises(InputError) as error:
         find(OwnSet(str(tmp_path / "set")))
-    one_line(error, tmp_path / "set", "cannot be loaded by the package `datasets`")
+    check_one_line(error, tmp_path / "set", "cannot be loaded by the package `datasets`")
 
 
 @pytest.mark.parametrize("path", ["hf:owner/birds", "saved"])
@@ -93,4 +93,4 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError) as error:
         find(OwnSet(str(path)))
-    one_line(error, path, "needs the package `datasets`", "pip install 'jaxdiv[hf]'")
+    check_one_line(error, path, "needs the package `datasets`", "pip install 'jaxdiv[hf]'")

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from own_sets import images, write
-from sample_archives import one_line, png
+from sample_archives import check_one_line, png
 
 from jaxdiv.data.own.layout import OwnSet, find
 from jaxdiv.errors import InputError
@@ -40,7 +40,7 @@ def refused(path, **fields):
 def test_a_file_that_is_no_data_set_is_told_by_what_it_holds(tmp_path, name, data, words):
     path = tmp_path / name
     path.write_bytes(data)
-    one_line(refused(path), path, *words)
+    check_one_line(refused(path), path, *words)
 
 
 def test_a_tar_is_one_also_where_its_first_file_has_a_name_like_another_kinds_first_bytes(tmp_path):
@@ -50,7 +50,7 @@ def test_a_tar_is_one_also_where_its_first_file_has_a_name_like_another_kinds_fi
 
 @pytest.mark.parametrize("path", ["nowhere", ""])
 def test_a_path_that_is_missing_says_what_was_expected_and_where_to_name_it(tmp_path, path):
-    one_line(refused(path and tmp_path / path), path, "is missing", "expected a folder", "`OwnSet.path`")
+    check_one_line(refused(path and tmp_path / path), path, "is missing", "expected a folder", "`OwnSet.path`")
 
 
 def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
 )
 def test_a_folder_without_images_of_classes_says_what_it_has(tmp_path, names, words):
     path = write(tmp_path / "set", images(*names) | {name: b"PK" for name in names if not name.endswith(".jpg")})
-    one_line(refused(path), path, "holds no image in a folder of its class, but", *words)
+    check_one_line(refused(path), path, "holds no image in a folder of its class, but", *words)
 
 
 def test_a_folder_that_may_not_be_read_gets_one_line(tmp_path, monkeypatch):
@@ -80,9 +80,9 @@ def test_a_folder_that_may_not_be_read_gets_one_line(tmp_path, monkeypatch):
 
     path = write(tmp_path / "set", images("owl/1.png", "jay/1.png"))
     monkeypatch.setattr(os, "scandir", denied)
-    one_line(refused(path), path, "cannot be read (Permission denied)")
+    check_one_line(refused(path), path, "cannot be read (Permission denied)")
 
 
 def test_a_pipe_in_place_of_a_set_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    one_line(refused(tmp_path / "pipe"), "neither a folder nor a file")
+    check_one_line(refused(tmp_path / "pipe"), "neither a folder nor a file")

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from own_sets import split_of
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data.own.layout import OwnSet, find
 from jaxdiv.errors import InputError
@@ -135,12 +135,12 @@ def test_splits_of_the_same_classes_are_taken_together(tmp_path):
 )  # fmt: skip
 def test_a_file_that_does_not_fit_gets_one_line(tmp_path, arrays, words):
     path = saved(tmp_path, **arrays)
-    one_line(refused(path), path, *words)
+    check_one_line(refused(path), path, *words)
 
 
 def test_labels_of_a_csv_are_for_folders(tmp_path):
     path = saved(tmp_path, images=PIXELS, labels=NAMES)
-    one_line(refused(path, labels="labels.csv"), "`OwnSet.labels`", "folder")
+    check_one_line(refused(path, labels="labels.csv"), "`OwnSet.labels`", "folder")
 
 
 def test_a_damaged_file_gets_one_line(tmp_path):
@@ -152,7 +152,7 @@ def test_a_damaged_file_gets_one_line(tmp_path):
     found = find(OwnSet(str(path)))
     with pytest.raises(InputError) as error:
         list(found.read())
-    one_line(error, path, "cannot be read")
+    check_one_line(error, path, "cannot be read")
 
 
 def test_one_image_at_a_time_is_in_memory(tmp_path):
@@ -168,4 +168,4 @@ def test_one_image_at_a_time_is_in_memory(tmp_path):
 def test_a_header_that_asks_for_gigabytes_is_not_believed(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.npz", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("labels.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + bytes(2**20))
-    one_line(refused(tmp_path / "set.npz"), "cannot be read", "NumPy's format (2, 0)")
+    check_one_line(refused(tmp_path / "set.npz"), "cannot be read", "NumPy's format (2, 0)")

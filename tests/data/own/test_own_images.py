@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from sample_archives import of_classes, one_line, prepare
+from sample_archives import check_one_line, of_classes, prepare
 
 from jaxdiv.configs import folder as folder_config
 from jaxdiv.data import benchmarks, registry
@@ -67,7 +67,7 @@ def test_a_wrong_file_of_splits_says_which_line(own, tmp_path, text, words):
         (tmp_path / "split.txt").write_text(text)
     with pytest.raises(InputError) as error:
         prepare("mine", 4, own(split_file=str(tmp_path / "split.txt")))
-    one_line(error, "split.txt", *words)
+    check_one_line(error, "split.txt", *words)
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.2), (0.5, 0.2, 0.2), (1.2, -0.2, 0.0)])
@@ -196,7 +196,7 @@ def test_a_table_from_arrays_of_any_numbers_has_the_right_bytes(images, value_ra
     ("images", "words"),
     [
         (np.full((2, 2, 2, 3), 200, np.float16), r"`images` are float16 from 200 to 200: .* by `value_range`, such as"),
-        ([[[0, 255]], [[3, 4]]], r"`images` are int64 from 0 to 255: give the values of black and white"),
+        ([[[0, 255]], [[3, 4]]], r"`images` are int64 from 0 to 255: give the values for black and white"),
         (np.full((2, 2, 2), np.nan), "NaN or infinite"),
         (np.zeros((2, 2, 2, 4), np.uint8), "must be uint8"),
         (np.zeros((2, 2), np.uint8), r"must be numbers \[n, h, w\]"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from sample_archives import one_line, png
+from sample_archives import check_one_line, png
 
 from jaxdiv.data import benchmarks, store
 from jaxdiv.data.own import prepare as prepare_own
@@ -81,7 +81,7 @@ def test_holes_of_broken_and_double_images_are_closed_and_named(tmp_path):
     path = made(tmp_path / "mine", files)
     with pytest.raises(InputError) as error:
         prepare(path)
-    one_line(error, "a/1.png", "no image")
+    check_one_line(error, "a/1.png", "no image")
     assert not (tmp_path / "table").exists()
     stored, facts = prepare(path, skip_broken=True)
     names = [name.rsplit("/", 1)[-1] for name in stored.names]
@@ -96,7 +96,7 @@ def test_holes_of_broken_and_double_images_are_closed_and_named(tmp_path):
     # Too few are left of the class for a task: refused, or the class is left out.
     with pytest.raises(InputError) as error:
         prepare(path, skip_broken=True, min_images=4)
-    one_line(error, "class 'a' is of 3", "without 1 broken and 1 double ones", "`DataSettings.partial=True`")
+    check_one_line(error, "class 'a' is of 3", "without 1 broken and 1 double ones", "`DataSettings.partial=True`")
     stored, facts = prepare(path, skip_broken=True, min_images=4, partial=True)
     assert len(stored.names) == 2 and stored.images[:, 0, 0, 0].tolist() == [0, 40, 40, 40, 40, *[80] * 5]
     assert ["a"] in facts["left_out"].values()
@@ -141,7 +141,7 @@ def test_a_set_that_is_all_of_one_colour_is_an_error(tmp_path):
     files = {f"{name}/{i}.png": photo((7, 8, 9), (3, 3 + i)) for name in "ab" for i in range(2)}
     with pytest.raises(InputError) as error:
         prepare(made(tmp_path / "mine", files))
-    one_line(error, "every pixel of every image is (7, 8, 9)", "`OwnSet.value_range`")
+    check_one_line(error, "every pixel of every image is (7, 8, 9)", "`OwnSet.value_range`")
     prepare(made(tmp_path / "mine", {"b/2.png": photo((7, 8, 10))}))
 
 
@@ -168,7 +168,7 @@ def test_a_set_is_a_path_or_an_own_set_and_a_tilde_is_the_home_folder(tmp_path, 
 def test_a_path_that_cannot_be_one_is_an_error_of_the_settings(fields, words):
     with pytest.raises(InputError) as error:
         DataSettings(**fields)
-    one_line(error, words)
+    check_one_line(error, words)
 
 
 def test_a_tilde_without_a_home_folder_is_one_line(monkeypatch):

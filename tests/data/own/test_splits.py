@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 from own_sets import images, write
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data.own.layout import OwnSet, find
 from jaxdiv.data.own.splits import split_called, split_items
@@ -64,7 +64,7 @@ def test_a_wrong_line_is_named(tmp_path, text, words):
     names = "greek/alpha/1.png", "greek/beta/1.png", "latin/alpha/1.png"
     with pytest.raises(InputError) as error:
         split(tmp_path, *names, text=text, nested="path")
-    one_line(error, "split.txt", *words)
+    check_one_line(error, "split.txt", *words)
 
 
 def test_the_last_folder_names_a_class_where_that_is_unique(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tensorflow_datasets as tfds
 from own_sets import split_of
-from sample_archives import one_line, png
+from sample_archives import check_one_line, png
 
 from jaxdiv.data.own import tfds_sets
 from jaxdiv.data.own.layout import OwnSet, find
@@ -79,7 +79,7 @@ def test_a_set_is_found_by_its_name_and_the_newest_version_is_taken(prepared, tm
     }.items():
         with pytest.raises(InputError) as error:
             find(OwnSet(f"tfds:{name}"))
-        one_line(error, f"tfds:{name}", *words)
+        check_one_line(error, f"tfds:{name}", *words)
     assert len(find(OwnSet("tfds:many/a")).items) == 5
 
 
@@ -104,7 +104,7 @@ def test_no_class_that_is_not_tfdss_own_is_imported(prepared, tmp_path, monkeypa
         (path / "features.json").write_text(json.dumps(features))
         with pytest.raises(InputError) as error:
             find(OwnSet(str(path)))
-        one_line(error, path, "'evil.Label'", "refused")
+        check_one_line(error, path, "'evil.Label'", "refused")
     assert not (tmp_path / "marker").exists()
 
 
@@ -125,7 +125,7 @@ def test_a_set_that_cannot_be_read_gets_one_line(prepared, tmp_path, file, text,
     (path / file).write_text(text)
     with pytest.raises(InputError) as error:
         list(find(OwnSet(str(path))).read())
-    one_line(error, path, *words)
+    check_one_line(error, path, *words)
 
 
 def test_features_that_may_both_be_the_class_are_named(tmp_path):
@@ -134,4 +134,4 @@ def test_features_that_may_both_be_the_class_are_named(tmp_path):
     path = prepare(tmp_path, {"image": tfds.features.Image(), **labels}, {"train": [record]})
     with pytest.raises(InputError) as error:
         find(OwnSet(str(path)))
-    one_line(error, path, "which feature is its class? It may be genus, species", "`OwnSet.columns`")
+    check_one_line(error, path, "which feature is its class? It may be genus, species", "`OwnSet.columns`")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from official_archives import write_tar, write_zip
 from own_sets import PNG, classes, content, images, write
-from sample_archives import of_classes, one_line, png
+from sample_archives import check_one_line, of_classes, png
 
 from jaxdiv.data.decode import decoder
 from jaxdiv.data.own import tree
@@ -65,7 +65,7 @@ def test_a_file_with_the_name_of_an_image_is_one_and_named_where_it_is_broken(tm
     decode = decoder(4, gray=False)
     with pytest.raises(InputError) as error:
         [decode(content, f"{path}: {got.items[number].name}") for number, content in got.read()]
-    one_line(error, path, "mini/b/broken.png", "replace or remove it")
+    check_one_line(error, path, "mini/b/broken.png", "replace or remove it")
 
 
 SYSTEM = (
@@ -136,7 +136,7 @@ def test_two_members_of_one_name_are_not_both_images(tmp_path, again):
         tar.add(tmp_path / "new", again)
     with pytest.raises(InputError) as error:
         read(path)
-    one_line(error, path, "holds 'owl/1.png' twice")
+    check_one_line(error, path, "holds 'owl/1.png' twice")
 
 
 def test_names_that_begin_with_a_dot_and_a_slash_are_plain(tmp_path):
@@ -151,11 +151,11 @@ def test_a_file_that_vanishes_or_is_no_image_by_its_size_gets_one_line(tmp_path,
     monkeypatch.setattr(tree, "_LARGEST", len(PNG))
     with pytest.raises(InputError) as error:
         list(got.read())
-    one_line(error, path / "owl/1.png", "more than")
+    check_one_line(error, path / "owl/1.png", "more than")
     (path / "owl/1.png").unlink()
     with pytest.raises(InputError) as error:
         list(got.read())
-    one_line(error, path / "owl/1.png", "cannot be read", "No such file")
+    check_one_line(error, path / "owl/1.png", "cannot be read", "No such file")
 
 
 NOISE = np.random.default_rng(0)
@@ -171,7 +171,7 @@ def test_a_truncated_tar_is_an_error_wherever_it_is_cut_also_between_two_members
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(InputError) as error:
         read(path)
-    one_line(error, path, "truncated", EXPECTED)
+    check_one_line(error, path, "truncated", EXPECTED)
 
 
 def test_an_encrypted_zip_is_an_error(tmp_path):
@@ -186,7 +186,7 @@ def test_an_encrypted_zip_is_an_error(tmp_path):
     path.write_bytes(marked)
     with pytest.raises(InputError) as error:
         read(path)
-    one_line(error, path, "encrypted", EXPECTED)
+    check_one_line(error, path, "encrypted", EXPECTED)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
@@ -198,7 +198,7 @@ def test_a_truncated_compressed_archive_is_an_error(tmp_path, kind, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError) as error:
         read(path)
-    one_line(error, path, "truncated", EXPECTED)
+    check_one_line(error, path, "truncated", EXPECTED)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
@@ -211,7 +211,7 @@ def test_a_damaged_compressed_archive_is_an_error(tmp_path, kind):
     path.write_bytes(data)
     with pytest.raises(InputError) as error:
         read(path)
-    one_line(error, path, EXPECTED)
+    check_one_line(error, path, EXPECTED)
 
 
 @pytest.mark.parametrize("content", [b"", b"just some text\n" * 100], ids=["no bytes", "a text file"])
@@ -221,7 +221,7 @@ def test_a_file_that_is_no_archive_is_an_error(tmp_path, name, content):
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read(path)
-    one_line(error, path, "no .zip or .tar archive", EXPECTED)
+    check_one_line(error, path, "no .zip or .tar archive", EXPECTED)
 
 
 @pytest.mark.parametrize("files", [{}, {"notes/a.txt": b"text"}, {"top.png": png()}], ids=["empty", "text", "top"])
@@ -229,4 +229,4 @@ def test_a_file_that_is_no_archive_is_an_error(tmp_path, name, content):
 def test_an_archive_without_images_in_class_folders_is_an_error(tmp_path, kind, files):
     with pytest.raises(InputError) as error:
         read(path := write(tmp_path / "photos", files, kind))
-    one_line(error, path, "holds no image", "expected a folder")
+    check_one_line(error, path, "holds no image", "expected a folder")

@@ -21,7 +21,7 @@ import official_archives as official
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data import store
 from jaxdiv.data.archives import members
@@ -218,7 +218,7 @@ def test_another_file_in_an_archives_place_names_it_and_where_to_get_the_right_o
         "longer": (f"is {len(whole) + 4} bytes, not {len(whole)}",),
         "page": ("is a web page",),
     }[kind]
-    one_line(error, path, *said, builders.SOURCES["dtd"].archives[0].url)
+    check_one_line(error, path, *said, builders.SOURCES["dtd"].archives[0].url)
     assert nothing_prepared(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_a_truncated_archive_leaves_nothing(dtd, tmp_path, monkeypatch, share):
     rehash(monkeypatch, path)  # so that not the hash tells
     with pytest.raises(InputError) as error:
         run()
-    one_line(error, path, "truncated")
+    check_one_line(error, path, "truncated")
     assert nothing_prepared(tmp_path)
 
 
@@ -254,7 +254,7 @@ def test_an_unsafe_tar_is_refused_and_nothing_written_outside(dtd, tmp_path, mon
     rehash(monkeypatch, path)
     with pytest.raises(InputError) as error:
         run()
-    one_line(error, path, name, word, "refused")
+    check_one_line(error, path, name, word, "refused")
     assert nothing_prepared(tmp_path) and not list(tmp_path.rglob("evil*"))
 
 
@@ -268,7 +268,7 @@ def test_an_unsafe_zip_is_refused(tmp_path, kind):
         archive.writestr(entry, b"/etc/passwd")
     with pytest.raises(InputError) as error:
         list(members(path, lambda name: True, "a test", most=5 if kind == "bomb" else 100))
-    one_line(error, path, "evil.png", {"up": "leads out", "link": "is a link", "bomb": "11 bytes"}[kind])
+    check_one_line(error, path, "evil.png", {"up": "leads out", "link": "is a link", "bomb": "11 bytes"}[kind])
 
 
 def test_an_archive_that_is_too_large_in_all_is_refused(dtd, monkeypatch):
@@ -277,20 +277,20 @@ def test_an_archive_that_is_too_large_in_all_is_refused(dtd, monkeypatch):
     monkeypatch.setattr("jaxdiv.data.archives._EXPANSION", 0)
     with pytest.raises(InputError) as error:
         run()
-    one_line(error, path, "more than 2000 bytes")
+    check_one_line(error, path, "more than 2000 bytes")
 
 
 def test_a_missing_file_says_name_size_address_and_folder(tmp_path):
     with pytest.raises(InputError) as error:
         builders.prepare("mini_imagenet", tmp_path, tmp_path / "data", download=False)
     archive = builders.SOURCES["mini_imagenet"].archives[0]
-    one_line(
+    check_one_line(
         error, tmp_path / archive.name, "is missing", "1145461190", archive.url, f"into {tmp_path}", "; or mini-ima"
     )
     with pytest.raises(InputError) as error:
         builders.prepare("cu_birds", None, tmp_path / "data", download=False)
     archive = builders.SOURCES["cu_birds"].archives[0]
-    one_line(error, archive.name, archive.size, archive.url, "`DataSettings.archive_dir`", "downloads are off")
+    check_one_line(error, archive.name, archive.size, archive.url, "`DataSettings.archive_dir`", "downloads are off")
 
 
 def test_an_archive_folder_that_is_none_is_named(tmp_path):
@@ -309,7 +309,7 @@ def test_a_broken_image_is_named(dtd, tmp_path, monkeypatch, data):
         prepare_base_set(
             "dtd", 8, DataSettings(str(path.parent), str(tmp_path / "data"), partial=True, min_images=2), tmp_path / "t"
         )
-    one_line(error, path.name, "dtd/images/banded/1.jpg", "replace or remove it")
+    check_one_line(error, path.name, "dtd/images/banded/1.jpg", "replace or remove it")
     assert not (tmp_path / "t").exists()
 
 
@@ -320,7 +320,7 @@ def test_labels_of_other_images_are_recognised(tmp_path, monkeypatch):
     monkeypatch.setitem(builders.SOURCES, "flower", official.with_hashes_of(builders.SOURCES["flower"], paths))
     with pytest.raises(InputError) as error:
         builders.prepare("flower", tmp_path, tmp_path / "data")
-    one_line(error, "jpg/image_00051.jpg has no label in imagelabels.mat")
+    check_one_line(error, "jpg/image_00051.jpg has no label in imagelabels.mat")
 
 
 # Downloads
@@ -383,7 +383,7 @@ def test_a_download_of_another_hash_is_refused(served, tmp_path, monkeypatch):
     address(monkeypatch, url, sha256="0" * 64)
     with pytest.raises(InputError) as error:
         builders.prepare("dtd", None, tmp_path / "data")
-    one_line(error, builders.sha256_of(served), "0" * 64, url, "`DataSettings.archive_dir`")
+    check_one_line(error, builders.sha256_of(served), "0" * 64, url, "`DataSettings.archive_dir`")
     assert nothing_prepared(tmp_path) and not list((tmp_path / "data/downloads/dtd").iterdir())
 
 
@@ -391,8 +391,12 @@ def test_no_network_says_what_to_get_from_where(tmp_path, monkeypatch):
     address(monkeypatch, "http://127.0.0.1:9/dtd-r1.0.1.tar.gz", mirrors=("http://127.0.0.1:9/mirror",))
     with pytest.raises(InputError) as error:
         builders.prepare("dtd", None, tmp_path / "data")
-    one_line(error, "dtd-r1.0.1.tar.gz cannot be downloaded", "http://127.0.0.1:9/dtd-r1.0.1.tar.gz cannot be reached")
-    one_line(error, "http://127.0.0.1:9/mirror cannot be reached", "into a folder, for `DataSettings.archive_dir`")
+    check_one_line(
+        error, "dtd-r1.0.1.tar.gz cannot be downloaded", "http://127.0.0.1:9/dtd-r1.0.1.tar.gz cannot be reached"
+    )
+    check_one_line(
+        error, "http://127.0.0.1:9/mirror cannot be reached", "into a folder, for `DataSettings.archive_dir`"
+    )
     assert nothing_prepared(tmp_path)
 
 
@@ -412,7 +416,7 @@ def test_a_full_disk_leaves_nothing_that_counts_as_whole(dtd, tmp_path, limit):
             prepare_base_set("dtd", 32, settings, tmp_path / "table")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    one_line(error, "cannot be written", "make room")
+    check_one_line(error, "cannot be written", "make room")
     assert not (tmp_path / "table").exists()
     if limit == 2_000:
         assert nothing_prepared(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import official_archives as official
 import pytest
 from PIL import Image
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data.public import builders, sources
 from jaxdiv.data.public.array_pickle import load_arrays
@@ -109,7 +109,7 @@ def test_two_that_could_be_it_are_named(tmp_path):
         official.write_tar(tmp_path / name, images("{c}/{i}.jpg"), "w")
     with pytest.raises(InputError) as error:
         sources.find(SOURCE, tmp_path, True)
-    one_line(error, tmp_path, "one.tar and two.tar", "leave one of them")
+    check_one_line(error, tmp_path, "one.tar and two.tar", "leave one of them")
     (tmp_path / "two.tar").rename(tmp_path / "mini-imagenet.tar.gz")  # by its owners' name
     assert list(sources.find(SOURCE, tmp_path, True)) == ["mini-imagenet.tar.gz"]
 
@@ -118,7 +118,7 @@ def test_an_archive_of_its_name_that_is_damaged_is_said_and_not_passed_over(tmp_
     (tmp_path / "Mini-ImageNet.zip").write_bytes(b"half of it")
     with pytest.raises(InputError) as error:
         list(read(sources.find(SOURCE, tmp_path, True)))
-    one_line(error, tmp_path / "Mini-ImageNet.zip", "truncated")
+    check_one_line(error, tmp_path / "Mini-ImageNet.zip", "truncated")
 
 
 def test_what_is_missing_of_its_three_pickles_is_to_be_downloaded(tmp_path):
@@ -180,7 +180,7 @@ def test_a_pickle_of_another_content_is_one_line(tmp_path, files, says):
     write(tmp_path, files)
     with pytest.raises(InputError) as error:
         list(read({name: tmp_path / name for name in files}))
-    one_line(error, *(tmp_path / name for name in files), says)
+    check_one_line(error, *(tmp_path / name for name in files), says)
 
 
 def test_a_set_is_made_anew_when_its_images_changed(tmp_path):

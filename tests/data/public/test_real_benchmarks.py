@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import official_archives as official
 import pytest
-from sample_archives import one_line, prepare
+from sample_archives import check_one_line, prepare
 
 from jaxdiv.data import benchmarks, registry
 from jaxdiv.data.decode import decoder
@@ -120,4 +120,4 @@ def test_real_tasks_of_mio_come_from_both_sets(omniglot, mini_imagenet):
 def test_the_flower_sample_is_partial(real, tmp_path):
     with pytest.raises(InputError) as error:
         prepare("flower", 8, DataSettings(str(real), str(tmp_path)))
-    one_line(error, "flowers_sample.tar", "`DataSettings.partial=True`")
+    check_one_line(error, "flowers_sample.tar", "`DataSettings.partial=True`")

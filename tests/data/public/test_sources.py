@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import official_archives as official
 import pytest
-from sample_archives import one_line
+from sample_archives import check_one_line
 
 from jaxdiv.data.public.sources import read_cifar100
 from jaxdiv.errors import InputError
@@ -55,4 +55,4 @@ def test_what_is_wrong_in_cifar_100_is_said(tmp_path, changed, says):
     paths = cifar100(tmp_path, **changed)
     with pytest.raises(InputError) as error:
         list(read_cifar100(paths))
-    one_line(error, paths["cifar"], says)
+    check_one_line(error, paths["cifar"], says)
