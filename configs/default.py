@@ -85,6 +85,11 @@ def get_config() -> ConfigDict:
                 "compute": "float32",  # or bfloat16, of the convolutions
                 "batch_norm": "transductive",  # or support_statistics, or running: see jaxdiv/nets/network.py
             },
+            "compute": {
+                "precision": "highest",  # of products and convolutions; or high, default: docs/performance.md
+                "tasks_at_once": 0,  # on each device, in training, tests and Task2Vec; 0: as many as its memory holds
+                "deterministic": False,  # GPU kernels that give the same bits each time, slower
+            },
             "pt": {"steps": 200, "batch_size": 64, "learning_rate": 1e-3},
             "maml": {
                 "steps": 30,

@@ -56,6 +56,7 @@ class Study(sections.Section):
     controlled: sections.Controlled
     probe: sections.Probe
     learner: sections.Learner
+    compute: sections.Compute
     training: sections.Training
     evaluation: sections.Evaluation
     by_method: dict  # the methods' own sections, by name

@@ -22,6 +22,7 @@ from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
 from jaxdiv.task2vec.head import HEADS
 
 TEST_SETS = ("own", "fixed")
+PRECISIONS = ("highest", "high", "default")
 # Metadata of a field that changes no result of a unit whose spec holds it.
 NO_RESULT = {"identity": False}
 
@@ -233,6 +234,16 @@ def method_section(name: str) -> type[MethodSection]:
     """The class of a method's section of the configuration; one that has no class of its own is `Episodic`."""
     known = {"pt": Pretraining, "maml": MAML}
     return known[name] if name in known else type(name, (Episodic,), {"PATH": f"{name}."})
+
+
+@dataclass(frozen=True)
+class Compute(Section):
+    """How a device computes. `tasks_at_once` is of memory and speed alone; 0: as many as fit."""
+
+    PATH: ClassVar[str] = "compute."
+    precision: Annotated[str, OneOf("precision", PRECISIONS)]
+    tasks_at_once: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
+    deterministic: bool
 
 
 @dataclass(frozen=True)
