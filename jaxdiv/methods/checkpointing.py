@@ -23,6 +23,7 @@ class Run:
       best_step, best_accuracy: of the best validation; None and minus infinity before the first.
       waited: validations since the best.
       seconds: of training, earlier runs included.
+      program: how its steps are computed, which changes no result beyond rounding: a resumed run goes on alike.
     """
 
     def __init__(self, identity: Mapping[str, Any]):
@@ -31,11 +32,12 @@ class Run:
         self.best_accuracy = -math.inf
         self.waited = 0
         self.seconds = 0.0
+        self.program: dict[str, Any] = {}
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values."""
         best = self.best_accuracy if self.best_step else None
-        times = {"waited": self.waited, "seconds": self.seconds}
+        times = {"waited": self.waited, "seconds": self.seconds, "program": self.program}
         return {"identity": self.identity, "best_step": self.best_step, "best_accuracy": best, **times}
 
     def resume(self, record: Mapping[str, Any], where: str) -> None:
@@ -51,7 +53,7 @@ class Run:
             raise InputError(f"{where} is a checkpoint of another configuration: {shown}; choose another folder")
         self.best_step = record["best_step"]
         self.best_accuracy = record["best_accuracy"] if self.best_step else -math.inf
-        self.waited, self.seconds = record["waited"], record["seconds"]
+        self.waited, self.seconds, self.program = record["waited"], record["seconds"], record.get("program") or {}
 
     def validated(self, step: int, accuracy: float) -> None:
         """Count a validation; of equal accuracies the first is the best."""

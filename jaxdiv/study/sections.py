@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
-from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
+from jaxdiv.methods.step import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.registry import PROBES
 from jaxdiv.task2vec import fisher
