@@ -100,7 +100,9 @@ def get_config() -> ConfigDict:
                 "inner_params": "all",  # what the inner loop changes; "head": ANIL
                 "learn_inner_lr": False,  # Meta-SGD: an inner learning rate for each parameter
                 "grad_reduction": "mean",  # of the gradients of a meta-batch; the study's code has their "sum"
-                "remat": False,  # recompute activations: memory that hardly grows with the inner steps
+                # Recompute activations: memory that hardly grows with the inner steps. Unset: where higher order would
+                # not fit the device otherwise, and on a CPU never.
+                "remat": placeholder(bool),
             },
             "training": {
                 "optimizer": "adam",  # or adamw, sgd

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -110,6 +110,7 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     except OSError as error:
         return _fail(f"the configuration file cannot be loaded: {error}")
     own_sets.with_flags(config, own)
+    _deterministic(config)
     if given.coordinator:
         found = given.coordinator == "auto"
         try:
@@ -130,6 +131,13 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes from the last checkpoint")
+
+
+def _deterministic(config: Any) -> None:
+    """Where it is asked for, GPU kernels that give the same bits each time: XLA reads it when a device starts."""
+    section = config.get("compute") or {}
+    if section.get("deterministic") is True:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _named(argv: list[str]) -> list[str]:

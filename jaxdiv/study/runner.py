@@ -9,10 +9,12 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from jaxdiv.device_memory import out_of_memory
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
 from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.methods.metrics import Diverged
+from jaxdiv.methods.registry import entry
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
@@ -104,15 +106,15 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
             unit.begin()
         _all_here(f"begin {unit.name}")
         try:
-            # Hosts of one job train together; what does not need them all is the first one's.
-            if unit.stage == "train" or leads:
+            # Hosts of one job train and test together; what does not need them all is the first one's.
+            if unit.stage in ("train", "evaluate") or leads:
                 unit.execute(progress)
         except Diverged as error:
             reason = str(error)
         except jax.errors.JaxRuntimeError as error:
-            if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            if not out_of_memory(error):
                 raise
-            raise InputError(f"{unit.name}: {_out_of_memory(unit.stage)}") from None
+            raise InputError(f"{unit.name}: {_out_of_memory(unit)}") from None
         _all_here(unit.name)
     watch.end(unit, f"failed: {reason}" if reason else "done")
     return reason
@@ -138,14 +140,22 @@ def _record(plan: Plan) -> None:
         ) from None
 
 
-def _out_of_memory(stage: str) -> str:
-    if stage == "train":
-        lower = "--config.maml.meta_batch or --config.pt.batch_size, or set --config.maml.remat=true"
-    elif stage in ("select", "embed"):
-        lower = "--config.probe.pixels"
+def _out_of_memory(unit: Unit) -> str:
+    """What to set: first what changes no result, then what is another experiment."""
+    device = jax.local_devices()[0]
+    section = entry(unit.spec.method).section if unit.stage == "train" else ""
+    same = [] if device.platform == "cpu" or section == "pt" else ["--config.compute.tasks_at_once=1"]
+    if section == "maml":
+        same.append("--config.maml.remat=true")
+    if section:
+        other = f"--config.{section}.{'batch_size' if section == 'pt' else 'meta_batch'}"
     else:
-        lower = "--config.learner.pixels or --config.learner.width"
-    return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command resumes from here"
+        other = "--config.probe.pixels" if unit.stage in ("select", "embed") else "--config.learner.pixels"
+    keeping = f"set {' and '.join(same)}, which changes no result; if that is not enough, " if same else ""
+    return (
+        f"out of memory on {device.device_kind}: {keeping}lower {other}, which makes another experiment; "
+        f"the same command resumes from here"
+    )
 
 
 def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]], console: Console) -> None:

@@ -56,7 +56,8 @@ class Section:
             kind, rules = getattr(annotation, "__origin__", annotation), getattr(annotation, "__metadata__", ())
             value, flag = getattr(self, name), f"--config.{self.PATH}{name}"
             if not fits(value, kind):
-                what = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+                what: dict[Any, str] = {int: "a whole number", float: "a finite number", str: "text"}
+                what |= dict.fromkeys((bool, bool | None), "true or false")
                 raise InputError(f"{flag} is {value!r}: it must be {what.get(kind, 'a list')}")
             for rule in rules:
                 if isinstance(rule, OneOf) and value not in rule.valid:
@@ -226,7 +227,7 @@ class MAML(Episodic):
     inner_params: Annotated[str, OneOf("choice of maml.inner_params", INNER_PARAMS)]
     learn_inner_lr: bool
     grad_reduction: Annotated[str, OneOf("choice of maml.grad_reduction", GRAD_REDUCTIONS)]
-    remat: bool
+    remat: bool | None = field(metadata=NO_RESULT)
 
 
 @cache
@@ -238,12 +239,15 @@ def method_section(name: str) -> type[MethodSection]:
 
 @dataclass(frozen=True)
 class Compute(Section):
-    """How a device computes. `tasks_at_once` is of memory and speed alone; 0: as many as fit."""
+    """How a device computes.
+
+    `tasks_at_once` (0: as many as fit) and `deterministic` change no result beyond rounding.
+    """
 
     PATH: ClassVar[str] = "compute."
     precision: Annotated[str, OneOf("precision", PRECISIONS)]
     tasks_at_once: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
-    deterministic: bool
+    deterministic: bool = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,8 @@ def provenance() -> dict[str, str]:
     versions = {"jaxdiv": __version__} | {name: importlib.metadata.version(name) for name in names}
     device = jax.devices()[0]
     where = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores"
-    return {**versions, "python": platform.python_version(), "device": where}
+    flags = os.environ.get("XLA_FLAGS", "")  # deterministic kernels, for one
+    return {**versions, "python": platform.python_version(), "device": where, "XLA_FLAGS": flags}
 
 
 def _identity(value: Any) -> Any:
