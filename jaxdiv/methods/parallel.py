@@ -148,14 +148,17 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
 def is_on(tree: PyTree, mesh: Mesh) -> bool:
     """Whether every array is on the devices of the mesh, and on no other."""
     devices = set(mesh.devices.flat)
-    return all(isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices for leaf in jax.tree.leaves(tree))
+    there = lambda leaf: isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return all(there(leaf) and leaf.sharding.device_set == devices for leaf in jax.tree.leaves(tree))
 
 
 def shard(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Arrays that every host has whole, their first axis spread over the devices of the mesh; what is so stays."""
-    if mesh is None or is_on(tree, mesh):
+    if mesh is None:
         return tree
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    if is_on(tree, mesh) and all(x.sharding.is_equivalent_to(sharding, x.ndim) for x in jax.tree.leaves(tree)):
+        return tree
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     part = lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
