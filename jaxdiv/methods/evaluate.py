@@ -12,6 +12,7 @@ from scipy import stats
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.methods.base import Method, accuracy, cross_entropy
+from jaxdiv.nets.precision import full_precision
 
 
 class Evaluation(NamedTuple):
@@ -21,6 +22,7 @@ class Evaluation(NamedTuple):
     loss: Float[np.ndarray, " tasks"]
 
 
+@full_precision
 def evaluate(
     method: Method,
     params: PyTree,

@@ -21,6 +21,7 @@ from jaxdiv.methods.base import Method, Metrics
 from jaxdiv.methods.checkpointing import Run, open_checkpoints, restore, save
 from jaxdiv.methods.metrics import Diverged, Log
 from jaxdiv.methods.parallel import agree, on_host, replicate, shard
+from jaxdiv.nets.precision import full_precision
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -58,6 +59,7 @@ class TrainSettings:
     minutes: float = 0.0
 
 
+@full_precision
 def train(
     method: Method,
     sample: Callable[[PRNGKeyArray], PyTree],

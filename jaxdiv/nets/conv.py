@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from jaxdiv.nets import conv_cpu, conv_forms
 from jaxdiv.nets.conv_forms import NHWC, Form, Window
+from jaxdiv.nets.precision import default_precision
 
 
 def conv_general_dilated(
@@ -44,7 +45,7 @@ def conv_general_dilated(
     Its derivatives of every order have its precision.
 
     Args:
-      precision: a `jax.lax.Precision` or its name; None: `jax.default_matmul_precision`'s.
+      precision: a `jax.lax.Precision` or its name; None: what `jax.default_matmul_precision` says.
 
     Raises ValueError for what no network here uses: other layouts, dilation, groups.
     """
@@ -78,7 +79,7 @@ def _sides(array: Array, first: int) -> tuple[int, int]:
 def _named(precision: Any) -> str | None:
     """A precision by its name, as `jax.default_matmul_precision` takes it: a parameter that compares by value."""
     if precision is None:
-        return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        return default_precision()
     return precision if isinstance(precision, str) else lax.Precision(precision).name.lower()
 
 

@@ -250,7 +250,7 @@ def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
     which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
-    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed)
+    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, study.compute.precision)
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
@@ -281,6 +281,7 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         seed=study.seed,
         # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
         purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",
+        precision=study.compute.precision,
     )
 
     def work(unit: Unit, progress: ProgressFn) -> embed.Result:
@@ -324,6 +325,7 @@ def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inpu
         augment=study.data.augment.training,
         seed=study.seed,
         run=run,
+        precision=study.compute.precision,
         unit=name,
     )
 
@@ -354,6 +356,7 @@ def _evaluate(
         tasks=tasks,
         dropout=study.evaluation.dropout,
         seed=study.seed,
+        precision=study.compute.precision,
         learner=study.learner,
         settings=trained.spec.settings,
     )

@@ -5,6 +5,7 @@ in `WORKDIR/units/NAME/DIGEST` and complete once `result.json` is there, which i
 other settings are beside it, and none is ever taken for another.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -151,6 +152,17 @@ def needed(unit: Unit, by: str) -> Unit:
     if not unit.done:
         raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to `stages`")
     return unit
+
+
+def in_its_precision(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A stage's function of a spec that says at which `precision` products and convolutions are computed."""
+
+    @functools.wraps(run)
+    def at_precision(spec: Any, *inputs: Any) -> Any:
+        with jax.default_matmul_precision(spec.precision):
+            return run(spec, *inputs)
+
+    return at_precision
 
 
 def provenance() -> dict[str, str]:

@@ -18,7 +18,7 @@ from jaxdiv.nets.network import make_network
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT, Learner, MethodSection, Task
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Spec:
       where: the benchmark that this is; the draw of the tasks depends on its name.
       table: where the tasks are from.
       dropout: whether MAML drops in a test too.
+      precision: of products and convolutions, one of `sections.PRECISIONS`.
       learner, settings: as it was trained with, so that the input's digest has them.
     """
 
@@ -43,6 +44,7 @@ class Spec:
     tasks: int
     dropout: bool
     seed: int
+    precision: str
     learner: Learner = field(metadata=NO_RESULT)
     settings: MethodSection = field(metadata=NO_RESULT)
 
@@ -79,6 +81,7 @@ class Result:
     task_loss: Float[np.ndarray, " tasks"]
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Test the best checkpoint, or the latest where none was validated."""
     how = (spec.learner, spec.settings, spec.task.ways, inputs.train_classes)

@@ -17,7 +17,7 @@ from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT, Learner, MethodSection, Task, Training
 from jaxdiv.study.stages.evaluate import make, test
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Spec:
       settings: of the method.
       validation, validation_tasks: of which tasks; None: it is not validated.
       seed, run: of the study, and of this run among those of the same benchmark and method.
+      precision: of products and convolutions, one of `sections.PRECISIONS`.
       unit: the unit's name, which its checkpoints carry.
     """
 
@@ -46,6 +47,7 @@ class Spec:
     augment: bool
     seed: int
     run: int
+    precision: str
     unit: str = field(metadata=NO_RESULT)
 
     @property
@@ -78,6 +80,7 @@ class Result:
     best_accuracy: float | None = None
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Train, from the last checkpoint in the folder if there is one. Raises as `methods.train.train`."""
     table, settings, task = inputs.table, spec.settings, asdict(spec.task)
