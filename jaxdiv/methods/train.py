@@ -21,7 +21,7 @@ from jaxdiv.methods.base import Method, Metrics
 from jaxdiv.methods.checkpointing import Run, open_checkpoints, restore, save
 from jaxdiv.methods.metrics import Diverged, Log
 from jaxdiv.methods.parallel import agree, on_host, replicate, shard
-from jaxdiv.nets.precision import full_precision
+from jaxdiv.nets.precision import default_precision, full_precision
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -85,8 +85,8 @@ def train(
       progress: called with the steps done and the last step's metrics, `steps_per_second` among them.
 
     Returns:
-      `step`, `loss`, `accuracy`, `ended` ("steps", "patience" or "minutes"), `seconds`, and where it was validated
-      `best_step` and `best_accuracy`.
+      `step`, `loss`, `accuracy`, `ended` ("steps", "patience" or "minutes"), `seconds`, `platforms`, and where it was
+      validated `best_step` and `best_accuracy`.
 
     Raises:
       Diverged: a loss is not finite; the checkpoint before it is kept.
@@ -95,7 +95,14 @@ def train(
     """
     for_init, for_steps = jax.random.split(key)
     state = replicate(_init(method, settings, for_init), mesh)
-    run = Run({**_identity(settings), **(identity or {}), "key": jax.random.key_data(key).tolist()})
+    run = Run(
+        {
+            **_identity(settings),
+            "precision": default_precision(),
+            **(identity or {}),
+            "key": jax.random.key_data(key).tolist(),
+        }
+    )
     start = time.monotonic()
     with (
         open_checkpoints(folder, run) as manager,

@@ -12,7 +12,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ import numpy as np
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
 from jaxdiv.version import __version__
+
+ON_DEVICES = ("select", "embed", "train", "evaluate")  # the stages whose results depend on how a device rounds
 
 # Called while a unit runs with the share of it that is done, 0..1, and a word on how it goes.
 ProgressFn = Callable[[float, str], None]
@@ -98,6 +101,11 @@ class Unit:
         return kind(**self.result, **self.arrays)
 
     @property
+    def platforms(self) -> list[str]:
+        """Where its result was computed, such as "gpu"; of a result that an earlier version left, unknown."""
+        return _platforms(_read(self.folder / "result.json"))
+
+    @property
     def previous(self) -> dict[str, Any]:
         """The values of whatever result is in its folder: of a unit with a folder `at`, also one of other settings."""
         return _read(self.folder / "result.json").get("result", {})
@@ -121,13 +129,19 @@ class Unit:
         made = {"seconds": round(time.monotonic() - start, 3), "provenance": provenance(), "result": values}
         _write(self.folder / "result.json", self._identity | made)
 
-    def kin(self, but: str) -> list[tuple[Any, Path]]:
-        """Units that differ from this one in the setting `but` alone: its value there, and their folder."""
+    def kin(self, but: str, here: bool = False) -> list[tuple[Any, Path]]:
+        """Units that differ from this one in the setting `but` alone: its value there, and their folder.
+
+        Args:
+          here: only those whose result is of this platform.
+        """
         found = []
         for file in self.folder.parent.glob("*/settings.json"):
             theirs = _read(file)
             settings = theirs.get("settings", {})
             alike = {**settings, but: None} == {**self.settings, but: None}
+            if here and _platforms(_read(file.parent / "result.json")) != [jax.default_backend()]:
+                continue
             if alike and theirs["inputs"] == self._identity["inputs"] and theirs["digest"] != self.digest:
                 found.append((settings[but], file.parent))
         return found
@@ -145,6 +159,12 @@ def arrays_in(folder: Path) -> dict[str, np.ndarray]:
         return {}
     with np.load(file) as arrays:
         return dict(arrays)
+
+
+def platforms(units: Iterable[Unit]) -> dict[str, int]:
+    """How many of the finished results that a device computed come from each platform."""
+    done = (unit for unit in units if unit.stage in ON_DEVICES and unit.done)
+    return dict(Counter("+".join(unit.platforms) for unit in done))
 
 
 def needed(unit: Unit, by: str) -> Unit:
@@ -171,7 +191,7 @@ def provenance() -> dict[str, str]:
     versions = {"jaxdiv": __version__} | {name: importlib.metadata.version(name) for name in names}
     device = jax.devices()[0]
     where = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores"
-    return {**versions, "python": platform.python_version(), "device": where}
+    return {**versions, "python": platform.python_version(), "platform": device.platform, "device": where}
 
 
 def _identity(value: Any) -> Any:
@@ -182,6 +202,10 @@ def _identity(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _identity(inner) for name, inner in value.items()}
     return [_identity(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def _platforms(record: Mapping[str, Any]) -> list[str]:
+    return record.get("result", {}).get("platforms") or [record.get("provenance", {}).get("platform", "unknown")]
 
 
 def _parted(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

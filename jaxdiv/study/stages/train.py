@@ -67,13 +67,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Result:
-    """How training ended; `best_step` and `best_accuracy` where it was validated."""
+    """How training ended, and on which platforms; `best_step` and `best_accuracy` where it was validated."""
 
     step: int
     loss: float
     accuracy: float
     ended: str
     seconds: float
+    platforms: list[str]
     train_classes: int
     train_images: int
     best_step: int | None = None
