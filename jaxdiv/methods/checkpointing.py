@@ -24,6 +24,7 @@ class Run:
       waited: validations since the best.
       seconds: of training, earlier runs included.
       program: how its steps are computed, which changes no result beyond rounding: a resumed run goes on alike.
+      platforms: on which it was trained, such as "gpu", earlier runs included.
     """
 
     def __init__(self, identity: Mapping[str, Any]):
@@ -33,12 +34,14 @@ class Run:
         self.waited = 0
         self.seconds = 0.0
         self.program: dict[str, Any] = {}
+        self.platforms = [jax.default_backend()]
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values."""
         best = self.best_accuracy if self.best_step else None
-        times = {"waited": self.waited, "seconds": self.seconds, "program": self.program}
-        return {"identity": self.identity, "best_step": self.best_step, "best_accuracy": best, **times}
+        times = {"waited": self.waited, "seconds": self.seconds}
+        how = {"program": self.program, "platforms": self.platforms}
+        return {"identity": self.identity, "best_step": self.best_step, "best_accuracy": best, **times, **how}
 
     def resume(self, record: Mapping[str, Any], where: str) -> None:
         """Go on from the record of a checkpoint.
@@ -54,6 +57,7 @@ class Run:
         self.best_step = record["best_step"]
         self.best_accuracy = record["best_accuracy"] if self.best_step else -math.inf
         self.waited, self.seconds, self.program = record["waited"], record["seconds"], record.get("program") or {}
+        self.platforms = sorted({*self.platforms, *record.get("platforms", ())})
 
     def validated(self, step: int, accuracy: float) -> None:
         """Count a validation; of equal accuracies the first is the best."""
@@ -62,9 +66,9 @@ class Run:
             self.best_step, self.best_accuracy, self.waited = step, accuracy, 0
 
     def summary(self) -> dict[str, Any]:
-        """The best validation, if there was any, and the seconds of training."""
+        """The best validation, if there was any, the seconds of training, and where it was trained."""
         best = {"best_step": self.best_step, "best_accuracy": self.best_accuracy} if self.best_step else {}
-        return {**best, "seconds": round(self.seconds, 3)}
+        return {**best, "seconds": round(self.seconds, 3), "platforms": self.platforms}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question."""
@@ -125,3 +129,12 @@ def latest_step(folder: Path) -> int:
     """The step of the latest whole checkpoint under `folder`, 0 if there is none."""
     steps = ocp.utils.checkpoint_steps(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
     return max(steps, default=0)
+
+
+def trained_on(folder: Path) -> list[str]:
+    """The platforms on which the latest checkpoint under `folder` was trained; none where there is no checkpoint."""
+    if not latest_step(folder):
+        return []
+    with open_checkpoints(folder, Run({}), alone=True) as manager:
+        args = ocp.args.Composite(run=ocp.args.JsonRestore())
+        return list(manager.restore(latest_step(folder), args=args)["run"].get("platforms", ()))

@@ -19,6 +19,7 @@ from jaxdiv.methods.parallel import least, map_tasks, replicate, shard
 from jaxdiv.methods.sampling import TestTasks, task_keys
 
 Sample = Callable[[PRNGKeyArray, int], Task]  # key, number -> a batch of so many tasks
+from jaxdiv.nets.precision import full_precision
 
 
 class Evaluation(NamedTuple):
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     loss: Float[np.ndarray, " tasks"]
 
 
+@full_precision
 def evaluate(
     method: Method,
     params: PyTree,

@@ -22,6 +22,7 @@ from jaxdiv.errors import InputError, at_least, check_known
 from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
 from jaxdiv.methods.parallel import mean_over_tasks
 from jaxdiv.nets.network import BATCH_NORM, Network, update_running
+from jaxdiv.nets.precision import full_precision
 
 Apply = Callable[..., Array]  # params, batch -> logits; where keys are given, params, batch, key -> logits
 InnerLr = float | Array | Mapping[str, Any]  # one learning rate, or one for each parameter that adapts
@@ -30,6 +31,7 @@ INNER_PARAMS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",
 GRAD_REDUCTIONS = ("mean", "sum")
 
 
+@full_precision
 def adapt(
     apply: Apply,
     params: PyTree,
@@ -67,6 +69,7 @@ def adapt(
     return whole(lax.scan(jax.checkpoint(step) if remat else step, free, keys, length=inner_steps)[0])
 
 
+@full_precision
 def meta_loss(
     apply: Apply,
     params: PyTree,
@@ -84,6 +87,7 @@ def meta_loss(
     return cross_entropy(logits, task.query_labels), accuracy(logits, task.query_labels)
 
 
+@full_precision
 def meta_gradient(
     apply: Apply,
     params: PyTree,

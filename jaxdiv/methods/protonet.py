@@ -17,8 +17,10 @@ from jaxdiv.errors import check_known
 from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
 from jaxdiv.methods.parallel import mean_over_tasks
 from jaxdiv.nets.network import BATCH_NORM, Network, task_features, update_running
+from jaxdiv.nets.precision import full_precision
 
 
+@full_precision
 def prototypes(
     features: Float[Array, "support d"], labels: Int[Array, " support"], ways: int
 ) -> Float[Array, "ways d"]:

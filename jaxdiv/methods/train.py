@@ -20,10 +20,12 @@ from jaxdiv.methods.checkpointing import Run, open_checkpoints, restore, save
 from jaxdiv.methods.metrics import Diverged, Log
 from jaxdiv.methods.parallel import Agreement, own_copy, replicate, shard
 from jaxdiv.methods.step import TrainSettings, first_state, fit, update
+from jaxdiv.nets.precision import default_precision, full_precision
 
 TERMINATED = 143  # the exit code of a process that SIGTERM ended: 128 + 15
 
 
+@full_precision
 def train(
     method: Method,
     sample: Callable[[PRNGKeyArray], PyTree],
@@ -50,8 +52,8 @@ def train(
       progress: called with the steps done and the last step's metrics, `steps_per_second` among them.
 
     Returns:
-      `step`, `loss`, `accuracy`, `ended` ("steps", "patience" or "minutes"), `seconds`, where it was validated
-      `best_step` and `best_accuracy`, and of a method that trains on tasks `tasks_at_once` and `remat`.
+      `step`, `loss`, `accuracy`, `ended` ("steps", "patience" or "minutes"), `seconds`, `platforms`, where it was
+      validated `best_step` and `best_accuracy`, and of a method that trains on tasks `tasks_at_once` and `remat`.
 
     Raises:
       Diverged: a loss is not finite; the checkpoint before it is kept.
@@ -60,7 +62,8 @@ def train(
     """
     for_init, for_steps = jax.random.split(key)
     state = replicate(first_state(method, settings, for_init), mesh)
-    run = Run({**_identity(settings), **(identity or {}), "key": jax.random.key_data(key).tolist()})
+    with_it = {"precision": default_precision(), **(identity or {}), "key": jax.random.key_data(key).tolist()}
+    run = Run({**_identity(settings), **with_it})
     start = time.monotonic()
     with (
         open_checkpoints(folder, run) as manager,

@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiv.errors import InputError
@@ -72,7 +71,7 @@ def feature_cotangents(
     features: Float[Array, "examples d"], head: Head, score_vectors: ScoreVectors
 ) -> Float[Array, "columns examples d"]:
     """The score vectors, taken back through the head to the features."""
-    logits = jnp.matmul(features, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
+    logits = features @ head.kernel + head.bias
     return jnp.einsum("nkc,dc->knd", score_vectors(jax.nn.softmax(logits)), head.kernel)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import Batch, Probe, ScoreVectors, check_finite, description, feature_cotangents
 
 # A parameter's dotted path and shape -> the axes that number its output units; none for one without entries.
@@ -115,6 +116,7 @@ class NetworkProbe:
             shape = jax.tree.map(lambda leaf: leaf.shape, found)
             raise InputError(f"features must be [examples, d], not {shape}: give `probe_from` a function `features`")
 
+    @full_precision
     def features(self, batch: Batch) -> Float[Array, "examples d"]:
         return _features(self, batch)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError, some
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
 from jaxdiv.probes.images import check_images
@@ -69,10 +70,12 @@ class ResNetProbe:
     def check(self, images: Array) -> None:
         check_images(images)
 
+    @full_precision
     def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """Pooled features of normalised images."""
         return _features(self, images)
 
+    @full_precision
     def logits(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images classes"]:
         """The class scores of the weights' own classifier.
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.errors import InputError, some
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
 from jaxdiv.probes.images import check_images
@@ -93,6 +94,7 @@ class ViTProbe:
     def check(self, images: Array) -> None:
         check_images(images, self.net.patch)
 
+    @full_precision
     def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """The class token after the last norm, of normalised images whose sides are multiples of the patch's."""
         return _features(self, images)

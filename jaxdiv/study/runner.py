@@ -1,6 +1,7 @@
 """Running a study: its units in their order, only those that are missing, and what is shown at the end."""
 
 import json
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from jaxdiv.device_memory import out_of_memory
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
-from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.checkpointing import latest_step, trained_on
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.methods.registry import entry
 from jaxdiv.report import data_sets, report, survey
@@ -23,7 +24,7 @@ from jaxdiv.study import manifest, planner
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
-from jaxdiv.study.unit import Unit, needed
+from jaxdiv.study.unit import ON_DEVICES, Unit, needed, platforms
 
 
 @in_flags()
@@ -46,6 +47,7 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
         console = Console(quiet=True)
     _all_here("planned")
     console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
+    _say_platforms(plan, todo, console)
     failures: list[dict[str, str]] = []
     with Watch(console, todo) as watch:
         for number, unit in enumerate(todo):
@@ -75,6 +77,7 @@ def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: C
         settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
         console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
     missing = [unit for unit in units if not unit.done]
+    _say_platforms(plan, missing, console)
     planner.check_files(plan, missing)
     planner.check_sizes(plan, _to_check(plan, stages, missing))
 
@@ -90,6 +93,19 @@ def _say_found(plan: Plan, names: Container[str], console: Console) -> None:
     for name, outlined in plan.outlines.items():
         for line in data_sets.found(name, outlined, task.ways, task.shots + task.queries) if name in names else ():
             console.print(line, highlight=False, markup=False)
+
+
+def _say_platforms(plan: Plan, todo: Sequence[Unit], console: Console) -> None:
+    """Which platforms' results and checkpoints will stand beside those of this run, if there are others."""
+    here, new = jax.default_backend(), [unit for unit in todo if unit.stage in ON_DEVICES]
+    if not new:
+        return
+    begun = Counter("+".join(trained_on(unit.folder)) for unit in new if unit.stage == "train")
+    parts = [f"results from {name}: {count}" for name, count in platforms(plan.units).items() if name != here]
+    parts += [f"checkpoints from {name}: {count}" for name, count in begun.items() if name not in ("", here)]
+    if parts:
+        text = f"note: {', '.join(parts)}; this run computes on {here}, which rounds differently (docs/performance.md)"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | None:

@@ -5,13 +5,15 @@ in `WORKDIR/units/NAME/DIGEST` and complete once `result.json` is there, which i
 other settings are beside it, and none is ever taken for another.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,8 @@ import numpy as np
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
 from jaxdiv.version import __version__
+
+ON_DEVICES = ("select", "embed", "train", "evaluate")  # the stages whose results depend on how a device rounds
 
 # Called while a unit runs with the share of it that is done, 0..1, and a word on how it goes.
 ProgressFn = Callable[[float, str], None]
@@ -97,6 +101,11 @@ class Unit:
         return kind(**self.result, **self.arrays)
 
     @property
+    def platforms(self) -> list[str]:
+        """Where its result was computed, such as "gpu"; of a result that an earlier version left, unknown."""
+        return _platforms(_read(self.folder / "result.json"))
+
+    @property
     def previous(self) -> dict[str, Any]:
         """The values of whatever result is in its folder: of a unit with a folder `at`, also one of other settings."""
         return _read(self.folder / "result.json").get("result", {})
@@ -120,13 +129,19 @@ class Unit:
         made = {"seconds": round(time.monotonic() - start, 3), "provenance": provenance(), "result": values}
         _write(self.folder / "result.json", self._identity | made)
 
-    def kin(self, but: str) -> list[tuple[Any, Path]]:
-        """Units that differ from this one in the setting `but` alone: its value there, and their folder."""
+    def kin(self, but: str, here: bool = False) -> list[tuple[Any, Path]]:
+        """Units that differ from this one in the setting `but` alone: its value there, and their folder.
+
+        Args:
+          here: only those whose result is of this platform.
+        """
         found = []
         for file in self.folder.parent.glob("*/settings.json"):
             theirs = _read(file)
             settings = theirs.get("settings", {})
             alike = {**settings, but: None} == {**self.settings, but: None}
+            if here and _platforms(_read(file.parent / "result.json")) != [jax.default_backend()]:
+                continue
             if alike and theirs["inputs"] == self._identity["inputs"] and theirs["digest"] != self.digest:
                 found.append((settings[but], file.parent))
         return found
@@ -146,11 +161,28 @@ def arrays_in(folder: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def platforms(units: Iterable[Unit]) -> dict[str, int]:
+    """How many of the finished results that a device computed come from each platform."""
+    done = (unit for unit in units if unit.stage in ON_DEVICES and unit.done)
+    return dict(Counter("+".join(unit.platforms) for unit in done))
+
+
 def needed(unit: Unit, by: str) -> Unit:
     """`unit`, whose result `by` needs; InputError if it is not there."""
     if not unit.done:
         raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to `stages`")
     return unit
+
+
+def in_its_precision(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A stage's function of a spec whose `compute` says at which precision products and convolutions are computed."""
+
+    @functools.wraps(run)
+    def at_precision(spec: Any, *inputs: Any) -> Any:
+        with jax.default_matmul_precision(spec.compute.precision):
+            return run(spec, *inputs)
+
+    return at_precision
 
 
 def provenance() -> dict[str, str]:
@@ -160,7 +192,8 @@ def provenance() -> dict[str, str]:
     device = jax.devices()[0]
     where = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores"
     flags = os.environ.get("XLA_FLAGS", "")  # deterministic kernels, for one
-    return {**versions, "python": platform.python_version(), "device": where, "XLA_FLAGS": flags}
+    found = {"platform": device.platform, "device": where, "XLA_FLAGS": flags}
+    return {**versions, "python": platform.python_version(), **found}
 
 
 def _identity(value: Any) -> Any:
@@ -171,6 +204,10 @@ def _identity(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _identity(inner) for name, inner in value.items()}
     return [_identity(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def _platforms(record: Mapping[str, Any]) -> list[str]:
+    return record.get("result", {}).get("platforms") or [record.get("provenance", {}).get("platform", "unknown")]
 
 
 def _parted(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

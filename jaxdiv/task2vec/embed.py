@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, PyTree
 from jaxdiv.data.episodes import check_tasks, sample_tasks
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import InputError
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.progress_bar import bar
 from jaxdiv.task2vec import aws
@@ -20,6 +21,7 @@ from jaxdiv.task2vec.fisher import check_estimator, checked, features_in_chunks,
 from jaxdiv.task2vec.head import Keys, Labels, check_head_name, check_labels, fit_head
 
 
+@full_precision
 def embed(
     probe: Probe,
     batch: Batch,
@@ -57,6 +59,7 @@ def embed(
     return finite_fisher(probe, batch, fitted, estimator, fisher_key, chunk)
 
 
+@full_precision
 def embed_benchmark(
     probe: Probe,
     table: ImageTable,
@@ -127,6 +130,7 @@ def _task_keys(key: Keys, tasks: int) -> Key[Array, " {tasks}"]:
     return key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(tasks))
 
 
+@full_precision
 def embed_tasks(
     probe: Probe,
     batches: Batch,

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.head import Keys, check_head
@@ -61,6 +62,7 @@ def is_stochastic(estimator: str, head: str) -> bool:
     return estimator in _NEED_KEY or head == "adam"
 
 
+@full_precision
 def fisher(
     probe: Probe,
     batch: Batch,
@@ -116,6 +118,7 @@ def checked(probe: Probe, batch: Batch, chunk: int | None) -> Batch:
     return batch
 
 
+@full_precision
 def pooled_features(probe: Probe, batch: Batch, chunk: int | None = None) -> Float[Array, "examples d"]:
     """`probe.features` with no more than `chunk` examples in memory at a time. Arguments and errors as `fisher`'s."""
     return features_in_chunks(probe, checked(probe, batch, chunk), chunk)

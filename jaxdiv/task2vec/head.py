@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, UInt32
 from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.nets import logistic
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import check_finite
 from jaxdiv.task2vec import aws
 
@@ -18,6 +19,7 @@ Keys = PRNGKeyArray | Key[Array, " tasks"] | UInt32[Array, "tasks words"]
 Labels = Int[ArrayLike, " examples"] | Sequence[int]
 
 
+@full_precision
 def fit_head(
     features: Float[ArrayLike, "examples d"],
     labels: Labels,

@@ -19,7 +19,7 @@ from jaxdiv.nets.network import make_network
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT, Compute, Learner, MethodSection, Task
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Result:
     task_loss: Float[np.ndarray, " tasks"]
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Test the best checkpoint, or the latest where none was validated."""
     how = (spec.learner, spec.settings, spec.task.ways, inputs.train_classes)

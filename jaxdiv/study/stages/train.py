@@ -19,7 +19,7 @@ from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT, Compute, Learner, MethodSection, Task, Training
 from jaxdiv.study.stages.evaluate import make, test
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Result:
 
     Attributes:
       best_step, best_accuracy: where it was validated.
+      platforms: on which it was trained.
       tasks_at_once, remat: how the steps of a method that trains on tasks were computed.
     """
 
@@ -81,6 +82,7 @@ class Result:
     accuracy: float
     ended: str
     seconds: float
+    platforms: list[str]
     train_classes: int
     train_images: int
     best_step: int | None = None
@@ -89,6 +91,7 @@ class Result:
     remat: bool | None = None
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Train, from the last checkpoint in the folder if there is one. Raises as `methods.train.train`."""
     settings, task = spec.settings, asdict(spec.task)
