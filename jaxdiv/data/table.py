@@ -238,7 +238,7 @@ def place(table: ImageTable, limit: int | None = None) -> ImageTable:
     if limit is None:
         limit = _usable_bytes(device)
     n, *of_image = table.images.shape
-    if n * math.prod(_tiles(of_image)) > limit:
+    if n * math.prod(tile_shape(of_image)) > limit:
         return replace(table, on_host=True)
     with jax.default_device(device):
         index = jax.device_put(replace(table, images=None))
@@ -252,8 +252,8 @@ def _usable_bytes(device: Any) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
 
 
-def _tiles(of_image: Sequence[int]) -> tuple[int, int]:
-    """The shape of an image in whole tiles."""
+def tile_shape(of_image: Sequence[int]) -> tuple[int, int]:
+    """An image's shape on the device: its h x w x c bytes in whole tiles, [rows, 128]."""
     rows, lanes = _TILE
     return -(-math.prod(of_image) // (rows * lanes)) * rows, lanes
 
@@ -261,7 +261,7 @@ def _tiles(of_image: Sequence[int]) -> tuple[int, int]:
 def _on_device(images: UInt8[np.ndarray, "n h w c"]) -> DeviceImages:
     """Images moved some at a time: neither the host nor the device holds them twice, and a file is read once."""
     n, *of_image = images.shape
-    shape = _tiles(of_image)
+    shape = tile_shape(of_image)
     block = min(n, max(1, _BLOCK_BYTES // math.prod(shape)))
     tiles = None if block == n else jnp.zeros((n, *shape), jnp.uint8)
     for start in range(0, n, block):
