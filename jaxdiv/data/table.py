@@ -35,7 +35,7 @@ class DeviceImages:
     jit too, and `numpy.asarray` brings them all to the host.
 
     Attributes:
-      tiles: each image's pixels in their order, with zeros up to whole tiles; `nbytes` counts these too.
+      tiles: each image's bytes, one channel after the other, with zeros up to whole tiles; `nbytes` counts these too.
       of_image: h, w and c.
     """
 
@@ -75,8 +75,10 @@ class DeviceImages:
 
     def _cropped(self, tiles: Any) -> Any:
         *outer, rows, lanes = tiles.shape
-        flat = tiles.reshape(*outer, rows * lanes)[..., : math.prod(self.of_image)]
-        return flat.reshape(*outer, *self.of_image)
+        h, w, channels = self.of_image
+        flat = tiles.reshape(*outer, rows * lanes)[..., : h * w * channels]
+        # From here on a TPU works with the channels in this order. An axis of 3 behind, it would fill up to 128.
+        return flat.reshape(*outer, channels, h, w).swapaxes(-3, -2).swapaxes(-2, -1)
 
 
 @no_type_check  # a pytree: transformations put in it what they like
@@ -267,7 +269,8 @@ def _on_device(images: UInt8[np.ndarray, "n h w c"]) -> DeviceImages:
     for start in range(0, n, block):
         start = min(start, n - block)  # the last block is as long as the others, so that all share one program
         padded = np.zeros((block, math.prod(shape)), np.uint8)
-        padded[:, : math.prod(of_image)] = images[start : start + block].reshape(block, -1)
+        by_channel = np.moveaxis(np.asarray(images[start : start + block]), -1, 1)
+        padded[:, : math.prod(of_image)] = by_channel.reshape(block, -1)
         part = padded.reshape(block, *shape)
         tiles = jax.device_put(part) if tiles is None else _written(tiles, part, start)
     return DeviceImages(tiles, tuple(of_image))
