@@ -43,3 +43,10 @@ def test_drawing_tasks_and_batches_copies_no_table(compiled):
         assert row["table_copies"] == 0
         # .83 GB of images; as [n, h, w, c] the temporaries alone were 1.3 GB.
         assert row["temporaries"] < 0.1e9 and row["bytes"] < 1e9
+
+
+def test_evaluating_resnet12_at_84_px_fits_a_v5e_by_default(compiled):
+    """25 tasks at once, as the package had it, need 17.75 GiB of 15.75."""
+    (row,) = compiled("evaluation", "resnet12", "fo_maml_10")
+    assert row["fits"] and row["bytes"] < 15.75 * 2**30
+    assert 25 % row["k"] == 0 and row["k"] < 25
