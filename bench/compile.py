@@ -51,36 +51,8 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84978434048
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability {
-    major: 9
-  }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info {
-  major: 9
-  minor: 10
-}
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
+# XLA's description of an "NVIDIA H100 80GB HBM3".
+H100 = Path(__file__).with_name("h100.txtpb")
 WAYS, SHOTS, QUERIES = 5, 5, 15
 TABLE = (38_400, (84, 84, 3))  # Mini-ImageNet's train split
 LARGE = 7  # the largest kernel of any of the networks: what is above is no kernel
@@ -291,7 +263,7 @@ def _device() -> Any:
         described = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
     else:
         described = topologies.get_topology_desc(
-            platform="cuda", topology_name="h100", target_config=H100, topology="1x1x1"
+            platform="cuda", topology_name="h100", target_config=H100.read_text(), topology="1x1x1"
         )
     return jax.sharding.Mesh(np.array(described.devices[:1]), ("tasks",))
 
