@@ -1,0 +1,118 @@
+"""How many examples of a task, and how many tasks, a device works on at once.
+
+On a CPU: the examples whose activations stay in its caches, of one task. Elsewhere: as many examples as the device's
+memory holds, and where that is a whole task, several tasks. Neither changes a result beyond rounding.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from jaxdiv.probes.base import Batch, Probe, size
+
+# Bytes of activations and cotangents that one chunk of examples may take on a CPU: larger ones leave its caches.
+_CPU_CHUNK_BYTES = 2**28
+# A compiled program takes so many times its activations and cotangents (`Probe.bytes_per_example`): bench/compile.py.
+_COMPILED = 2.0
+# The share of a device's memory that is planned with; the rest is for what the compiler and the allocator need.
+_SHARE = 0.8
+_UNKNOWN = 4 * 2**30  # bytes of a device that does not tell
+# Examples that keep any device busy. More of them only delay the next word of progress.
+_ENOUGH = 4096
+# As the reference's Fisher has it: examples in one batch.
+_REFERENCE_BATCH = 64
+
+
+class AtOnce(NamedTuple):
+    """What one device works on at a time.
+
+    Attributes:
+      chunk: examples of a task; None: what suits a CPU.
+      tasks: tasks, side by side.
+    """
+
+    chunk: int | None
+    tasks: int
+
+
+def columns(estimator: str, ways: int) -> int:
+    """Backward passes of an estimator."""
+    return ways - 1 if estimator == "exact" else 1
+
+
+def cpu_chunk(probe: Probe, batch: Batch, columns: int) -> int:
+    """As many examples as `_CPU_CHUNK_BYTES` hold."""
+    return max(1, min(size(batch), _CPU_CHUNK_BYTES // probe.bytes_per_example(_first(batch), columns)))
+
+
+def task_bytes(probe: Probe, batch: Batch, ways: int, estimator: str, chunk: int) -> int:
+    """Bytes that one task takes while it is embedded, `chunk` of its examples at a time, besides the probe.
+
+    Args:
+      probe: of which only shapes count.
+      batch: the task's examples, of which only shapes count.
+      ways: classes of the task.
+      estimator: a key of `fisher.ESTIMATORS`; `reference` works on batches of 64 whatever `chunk` is.
+      chunk: examples at a time.
+    """
+    at_a_time = min(size(batch), _REFERENCE_BATCH if estimator == "reference" else chunk)
+    activations = at_a_time * probe.bytes_per_example(_first(batch), columns(estimator, ways))
+    # The examples once more as chunks. The head's Newton systems: [ways, examples, examples], a few of them.
+    return math.ceil(_COMPILED * activations) + 2 * _nbytes(batch) + 6 * ways * size(batch) ** 2 * 4
+
+
+def choose(
+    probe: Probe,
+    batch: Batch,
+    ways: int,
+    estimator: str,
+    tasks: int,
+    memory: int | None,
+    chunk: int | None = None,
+    tasks_at_once: int | None = None,
+) -> AtOnce:
+    """The largest chunk that fits in a device's memory, and where it is a whole task, as many tasks as fit.
+
+    Args:
+      probe, batch, ways, estimator: as `task_bytes`'s.
+      tasks: that the device has to embed.
+      memory: bytes of the device that are free for it (`free_bytes`); None: it is a CPU.
+      chunk, tasks_at_once: what is already decided; None: not.
+    """
+    examples = size(batch)
+    if memory is None:
+        return AtOnce(chunk, _even(tasks, tasks_at_once or 1))
+    if chunk is None:
+        each = task_bytes(probe, batch, ways, estimator, 2) - task_bytes(probe, batch, ways, estimator, 1)
+        whole = memory - task_bytes(probe, batch, ways, estimator, 0)
+        chunk = examples if each <= 0 else _even(examples, max(1, whole // each))
+    if tasks_at_once is None:
+        fit = memory // task_bytes(probe, batch, ways, estimator, chunk) if chunk >= examples else 1
+        tasks_at_once = max(1, min(fit, _ENOUGH // examples))
+    return AtOnce(chunk, _even(tasks, tasks_at_once))
+
+
+def free_bytes(device: jax.Device, resident: PyTree) -> int | None:
+    """Bytes that a device has for work beside `resident`, arrays that it holds; None: it is a CPU.
+
+    The same for every device of a kind, whatever else it holds, so that all hosts of a job choose alike.
+    """
+    if device.platform == "cpu":
+        return None
+    stats = device.memory_stats() or {}
+    return max(0, math.floor(_SHARE * stats.get("bytes_limit", _UNKNOWN)) - _nbytes(resident))
+
+
+def _even(count: int, at_once: int) -> int:
+    """At most `at_once`, with the remainder spread over all turns."""
+    return math.ceil(count / math.ceil(count / at_once))
+
+
+def _first(batch: Batch) -> Batch:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
+
+
+def _nbytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
