@@ -250,7 +250,7 @@ def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
     which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
-    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed)
+    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, _at_once(study))
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
@@ -281,6 +281,7 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         seed=study.seed,
         # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
         purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",
+        at_once=_at_once(study),
     )
 
     def work(unit: Unit, progress: ProgressFn) -> embed.Result:
@@ -291,6 +292,10 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
 
     cost = (probe.tasks + spec.floor_tasks) * (0.25 if probe.name == "resnet10_narrow" else 8.0)
     return Unit(f"embed/{benchmark}/{probe.name}", spec, work, root, inputs, cost)
+
+
+def _at_once(study: Study) -> embed.AtOnce:
+    return embed.AtOnce(study.compute.tasks_at_once, study.probe.chunk)
 
 
 def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:

@@ -21,6 +21,19 @@ from jaxdiv.task2vec.embed import embed_benchmark
 
 
 @dataclass(frozen=True)
+class AtOnce:
+    """What a device works on at once: tasks, and examples of each. 0: as many as suit it."""
+
+    tasks: int
+    chunk: int
+
+    @property
+    def given(self) -> dict[str, int | None]:
+        """As arguments of the library."""
+        return {"tasks_at_once": self.tasks or None, "chunk": self.chunk or None}
+
+
+@dataclass(frozen=True)
 class Spec:
     """Which tasks are embedded, how.
 
@@ -46,6 +59,7 @@ class Spec:
     floor_tasks: int
     seed: int
     purpose: str
+    at_once: AtOnce = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
                     again=again,
                     augment=spec.augment,
                     progress=heard,
+                    **spec.at_once.given,
                 )
             )
         done += tasks

@@ -14,6 +14,7 @@ from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT
+from jaxdiv.study.stages.embed import AtOnce
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
 from jaxdiv.task2vec.coefficient import pairwise_distances
@@ -23,7 +24,7 @@ from jaxdiv.task2vec.coefficient import pairwise_distances
 class PoolSpec:
     """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each.
 
-    weights, contents: as in `embed.Spec`.
+    weights, contents, at_once: as in `embed.Spec`.
     """
 
     table: Table
@@ -34,6 +35,7 @@ class PoolSpec:
     candidates: int
     images: int
     seed: int
+    at_once: AtOnce = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: Progr
     rows = candidates(spec, table)
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
     key = key_for(spec.seed, f"select/{spec.probe}")
-    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard)
+    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard, **spec.at_once.given)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 
