@@ -108,6 +108,11 @@ class Study(sections.Section):
         return self.by_method[entry(method).section]
 
     @property
+    def at_once(self) -> sections.AtOnce:
+        """What a device works on at once in Task2Vec."""
+        return sections.AtOnce(self.compute.tasks_at_once, self.probe.chunk)
+
+    @property
     def weights(self) -> Path | None:
         """The probe's weights: as given, or beside the archives; `imagenet` for torchvision's; None: random ones."""
         if not self.probe.weights:

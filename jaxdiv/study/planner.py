@@ -250,7 +250,7 @@ def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
     which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
-    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, _at_once(study))
+    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, study.at_once)
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
@@ -281,21 +281,16 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         seed=study.seed,
         # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
         purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",
-        at_once=_at_once(study),
+        at_once=study.at_once,
     )
 
     def work(unit: Unit, progress: ProgressFn) -> embed.Result:
         found = [(tasks, arrays) for tasks, folder in unit.kin("tasks") if (arrays := arrays_in(folder))]
-        _, most = max(found, key=lambda item: item[0], default=(0, {}))
-        before = embed.Result(**most) if most else None
+        before = embed.Result(**max(found, key=lambda item: item[0])[1]) if found else None
         return embed.run(spec, embed.Inputs(_images(spec.table, unit), _probe(study, progress), before), progress)
 
     cost = (probe.tasks + spec.floor_tasks) * (0.25 if probe.name == "resnet10_narrow" else 8.0)
     return Unit(f"embed/{benchmark}/{probe.name}", spec, work, root, inputs, cost)
-
-
-def _at_once(study: Study) -> embed.AtOnce:
-    return embed.AtOnce(study.compute.tasks_at_once, study.probe.chunk)
 
 
 def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:

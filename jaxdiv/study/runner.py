@@ -104,8 +104,8 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
             unit.begin()
         _all_here(f"begin {unit.name}")
         try:
-            # Hosts of one job train together; what does not need them all is the first one's.
-            if unit.stage == "train" or leads:
+            # Hosts of one job train and embed together; what does not need them all is the first one's.
+            if unit.stage in ("train", "embed", "select") or leads:
                 unit.execute(progress)
         except Diverged as error:
             reason = str(error)
@@ -142,7 +142,7 @@ def _out_of_memory(stage: str) -> str:
     if stage == "train":
         lower = "--config.maml.meta_batch or --config.pt.batch_size, or set --config.maml.remat=true"
     elif stage in ("select", "embed"):
-        lower = "--config.probe.pixels"
+        lower = "--config.probe.chunk or --config.compute.tasks_at_once"
     else:
         lower = "--config.learner.pixels or --config.learner.width"
     return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command resumes from here"

@@ -248,6 +248,14 @@ class Compute(Section):
 
 
 @dataclass(frozen=True)
+class AtOnce:
+    """What a device works on at once in Task2Vec: tasks, and examples of each. 0: as many as suit it."""
+
+    tasks: int
+    chunk: int
+
+
+@dataclass(frozen=True)
 class Training(Section):
     """The training loop that methods share. `validation_tasks` matters only where `validate_every` is set."""
 

@@ -18,7 +18,7 @@ from jaxdiv.data.table import ImageTable, take
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.probes.base import Probe
 from jaxdiv.stats.controlled import LEVELS
-from jaxdiv.task2vec.program import Block, How, embed_each
+from jaxdiv.task2vec.program import How, Tasks, embed_each
 
 _STARTS = 6  # random starts of one search
 
@@ -57,7 +57,7 @@ class _AgainstAll:
 
     images: int
 
-    def __call__(self, source: tuple[ImageTable, Array], number: Int[ArrayLike, ""]) -> Block:
+    def __call__(self, source: tuple[ImageTable, Array], number: Int[ArrayLike, ""]) -> Tasks:
         chosen, background = source
         mine = read_images(chosen, number * self.images + jnp.arange(self.images))
         return jnp.concatenate([mine, background]), jnp.repeat(jnp.arange(2), self.images), None

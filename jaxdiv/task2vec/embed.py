@@ -17,7 +17,7 @@ from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.progress_bar import bar
 from jaxdiv.task2vec.fisher import check_estimator, checked, chunk_here
 from jaxdiv.task2vec.head import Keys, Labels, check_head_name, check_labels
-from jaxdiv.task2vec.program import Block, How, embed_each, embedding
+from jaxdiv.task2vec.program import How, Tasks, embed_each, embedding
 
 
 def embed(
@@ -118,7 +118,7 @@ class _Draw:
     augment: bool
     random: Hashable
 
-    def __call__(self, table: ImageTable, item: tuple[UInt32[Array, " words"], Bool[ArrayLike, ""]]) -> Block:
+    def __call__(self, table: ImageTable, item: tuple[UInt32[Array, " words"], Bool[ArrayLike, ""]]) -> Tasks:
         words, again = item
         for_task, for_embedding = jax.random.split(jax.random.wrap_key_data(words, impl=self.random))
         for_embedding = jnp.where(again, jax.random.fold_in(for_embedding, 1), for_embedding)

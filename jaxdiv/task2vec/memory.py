@@ -8,17 +8,17 @@ import math
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from jaxdiv.device_memory import tree_bytes, usable_bytes
 from jaxdiv.probes.base import Batch, Probe, size
 
 # Bytes of activations and cotangents that one chunk of examples may take on a CPU: larger ones leave its caches.
 _CPU_CHUNK_BYTES = 2**28
 # A compiled program takes so many times its activations and cotangents (`Probe.bytes_per_example`): bench/compile.py.
 _COMPILED = 2.0
-# The share of a device's memory that is planned with; the rest is for what the compiler and the allocator need.
-_SHARE = 0.8
-_UNKNOWN = 4 * 2**30  # bytes of a device that does not tell
 # Examples that keep any device busy. More of them only delay the next word of progress.
 _ENOUGH = 4096
 # As the reference's Fisher has it: examples in one batch.
@@ -44,7 +44,7 @@ def columns(estimator: str, ways: int) -> int:
 
 def cpu_chunk(probe: Probe, batch: Batch, columns: int) -> int:
     """As many examples as `_CPU_CHUNK_BYTES` hold."""
-    return max(1, min(size(batch), _CPU_CHUNK_BYTES // probe.bytes_per_example(_first(batch), columns)))
+    return max(1, min(size(batch), _CPU_CHUNK_BYTES // _bytes_per_example(probe, batch, columns)))
 
 
 def task_bytes(probe: Probe, batch: Batch, ways: int, estimator: str, chunk: int) -> int:
@@ -58,9 +58,9 @@ def task_bytes(probe: Probe, batch: Batch, ways: int, estimator: str, chunk: int
       chunk: examples at a time.
     """
     at_a_time = min(size(batch), _REFERENCE_BATCH if estimator == "reference" else chunk)
-    activations = at_a_time * probe.bytes_per_example(_first(batch), columns(estimator, ways))
+    activations = at_a_time * _bytes_per_example(probe, batch, columns(estimator, ways))
     # The examples once more as chunks. The head's Newton systems: [ways, examples, examples], a few of them.
-    return math.ceil(_COMPILED * activations) + 2 * _nbytes(batch) + 6 * ways * size(batch) ** 2 * 4
+    return math.ceil(_COMPILED * activations) + 2 * tree_bytes(batch) + 6 * ways * size(batch) ** 2 * 4
 
 
 def choose(
@@ -97,12 +97,23 @@ def choose(
 def free_bytes(device: jax.Device, resident: PyTree) -> int | None:
     """Bytes that a device has for work beside `resident`, arrays that it holds; None: it is a CPU.
 
-    The same for every device of a kind, whatever else it holds, so that all hosts of a job choose alike.
+    The least of all hosts of a job, so that they choose alike.
     """
     if device.platform == "cpu":
         return None
-    stats = device.memory_stats() or {}
-    return max(0, math.floor(_SHARE * stats.get("bytes_limit", _UNKNOWN)) - _nbytes(resident))
+    there = tree_bytes(resident)
+    found = max(0, math.floor(usable_bytes(device, there)) - there)
+    if jax.process_count() == 1:
+        return found
+    return int(np.min(multihost_utils.process_allgather(np.asarray(found, np.float32))))
+
+
+def smaller(at_once: AtOnce, examples: int) -> AtOnce | None:
+    """The next to try where that was too much for a device; None: nothing is smaller."""
+    if at_once.tasks > 1:
+        return at_once._replace(tasks=-(-at_once.tasks // 2))
+    chunk = at_once.chunk or examples
+    return at_once._replace(chunk=-(-chunk // 2)) if chunk > 1 else None
 
 
 def _even(count: int, at_once: int) -> int:
@@ -110,9 +121,9 @@ def _even(count: int, at_once: int) -> int:
     return math.ceil(count / math.ceil(count / at_once))
 
 
-def _first(batch: Batch) -> Batch:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
-
-
-def _nbytes(tree: PyTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def _bytes_per_example(probe: Probe, batch: Batch, columns: int) -> int:
+    """As the probe says. Also of one whose parameters stand for arrays, which are traced here."""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
+    found: list[int] = []
+    jax.eval_shape(lambda probe: found.append(probe.bytes_per_example(one, columns)), probe)
+    return found[0]

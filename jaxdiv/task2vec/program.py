@@ -18,15 +18,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from jaxdiv.data.episodes import prefetch
+from jaxdiv.device_memory import out_of_memory
 from jaxdiv.errors import InputError
-from jaxdiv.probes.base import Batch, Probe
+from jaxdiv.probes.base import Batch, Probe, size
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.fisher import ESTIMATORS, features_in_chunks
 from jaxdiv.task2vec.head import fit_head
-from jaxdiv.task2vec.memory import choose, free_bytes
+from jaxdiv.task2vec.memory import choose, free_bytes, smaller
 
-# A block's examples [tasks, examples, ...], labels [tasks, examples] and the words of its keys [tasks, words].
-Block = tuple[Batch, Int[Array, "tasks examples"], UInt32[Array, "tasks words"] | None]
+# Of one task, or with an axis of tasks first of a block: examples, labels, and the words of the keys (None: no keys).
+Tasks = tuple[Batch, Int[Array, "*tasks examples"], UInt32[Array, "*tasks words"] | None]
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def embedding(
 
 
 @cache
-def embedder(mesh: Mesh, how: How) -> Callable[[Probe, Block], tuple[Array, PyTree]]:
+def embedder(mesh: Mesh, how: How) -> Callable[[Probe, Tasks], tuple[Array, PyTree]]:
     """The jitted program `probe, block -> embeddings [tasks, entries], what the probe saw of each task`.
 
     Both come whole to every device, of every host. `abstract` has arguments to compile it with.
     """
 
-    def of_task(probe: Probe, task: Block) -> tuple[Array, PyTree]:
+    def of_task(probe: Probe, task: Tasks) -> tuple[Array, PyTree]:
         batch, labels, words = task
         return embedding(probe, batch, labels, how, how.key(words)), probe.inspect(batch)
 
@@ -77,7 +78,7 @@ def embedder(mesh: Mesh, how: How) -> Callable[[Probe, Block], tuple[Array, PyTr
 
 
 @cache
-def drawer(mesh: Mesh, draw: Callable[[Any, Any], Block]) -> Callable[[Any, Any], Block]:
+def drawer(mesh: Mesh, draw: Callable[[Any, Any], Tasks]) -> Callable[[Any, Any], Tasks]:
     """The jitted program `source, items -> block`: each device draws its own tasks from its copy of the source.
 
     Args:
@@ -104,7 +105,7 @@ def _over_devices(mesh: Mesh, of_task: Callable[[Any, Any], Any], gather: bool) 
     return jax.jit(jax.shard_map(of_device, mesh=mesh, in_specs=(whole, over), out_specs=out, check_vma=False))
 
 
-def abstract(mesh: Mesh, probe: Probe, task: Block, tasks: int) -> tuple[Probe, Block]:
+def abstract(mesh: Mesh, probe: Probe, task: PyTree, tasks: int) -> tuple[Probe, PyTree]:
     """Arguments of `embedder(mesh, how)` that stand for arrays, to compile it without running it:
     `embedder(mesh, how).lower(*abstract(mesh, probe, task, tasks)).compile()`.
 
@@ -130,7 +131,7 @@ def embed_each(
     probe: Probe,
     how: How,
     items: PyTree,
-    draw: Callable[[Any, Any], Block] | None = None,
+    draw: Callable[[Any, Any], Tasks] | None = None,
     source: Any = None,
     on_host: bool = False,
     tasks_at_once: int | None = None,
@@ -142,7 +143,7 @@ def embed_each(
     Args:
       probe: the probe.
       how: with the chunk that is wanted; None: what suits the devices.
-      items: the tasks themselves, as a `Block`, or what `draw` draws each of them by.
+      items: the tasks themselves, as `Tasks`, or what `draw` draws each of them by.
       draw: source, item -> one task; pure, and equal where it draws alike. None: `items` are the tasks.
       source: what every device needs to draw from.
       on_host: `draw` reads the source on the host, and so runs there.
@@ -162,33 +163,50 @@ def embed_each(
     memory = free_bytes(mesh.local_devices[0], (probe, source, items))
     each = -(-tasks // mesh.size)
     at_once = choose(probe, first[0], how.ways, how.estimator, each, memory, how.chunk, tasks_at_once)
-    block = at_once.tasks * mesh.size
-    # The last one is filled up with tasks that are done already: one program for all.
-    turns = np.arange(-(-tasks // block) * block).reshape(-1, block) % tasks
-    blocks = _blocks(mesh, items, draw, source, on_host, turns)
-    program, there = embedder(mesh, replace(how, chunk=at_once.chunk)), replicate(probe, mesh)
     found: list[np.ndarray] = []
-    done = 0
+    while (done := sum(map(len, found))) < tasks:
+        block = at_once.tasks * mesh.size
+        # The last one is filled up with tasks that are done already: one program for all.
+        turns = done + np.arange(-(-(tasks - done) // block) * block).reshape(-1, block) % (tasks - done)
+        blocks = _blocks(mesh, items, draw, source, on_host, turns)
+        try:
+            for embeddings in _embedded(mesh, replace(how, chunk=at_once.chunk), probe, blocks):
+                found.append(_checked(embeddings[: tasks - done], done))
+                done += len(found[-1])
+                progress(done)
+        except jax.errors.JaxRuntimeError as error:
+            less = smaller(at_once, size(first[0])) if out_of_memory(error) else None
+            if less is None or jax.process_count() > 1:  # another host may have found room
+                raise
+            at_once = less
+    return np.concatenate(found)
+
+
+def _embedded(mesh: Mesh, how: How, probe: Probe, blocks: Iterator[Tasks]) -> Iterator[Float[np.ndarray, "tasks _"]]:
+    """The embeddings of each block, and InputError where the probe cannot take what it saw in it."""
+    program, there = embedder(mesh, how), replicate(probe, mesh)
     for embeddings, seen in _ahead((program(there, block) for block in blocks), mesh):
         probe.check_numbers(seen)
-        found.append(embeddings[: tasks - done])
-        finite = np.isfinite(found[-1]).all(1)
-        if not finite.all():
-            number = done + int(np.argmin(finite))
-            raise InputError(f"the Fisher: NaN or infinity in {(~finite).sum()} tasks, the first of them task {number}")
-        done += len(found[-1])
-        progress(done)
-    return np.concatenate(found)
+        yield embeddings
+
+
+def _checked(embeddings: Float[np.ndarray, "tasks entries"], start: int) -> Float[np.ndarray, "tasks entries"]:
+    """The embeddings of tasks from number `start` on; InputError where one is not finite."""
+    finite = np.isfinite(embeddings).all(1)
+    if not finite.all():
+        number = start + int(np.argmin(finite))
+        raise InputError(f"the Fisher: NaN or infinity in {(~finite).sum()} tasks, the first of them task {number}")
+    return embeddings
 
 
 def _blocks(
     mesh: Mesh,
     items: PyTree,
-    draw: Callable[[Any, Any], Block] | None,
+    draw: Callable[[Any, Any], Tasks] | None,
     source: Any,
     on_host: bool,
     turns: Int[np.ndarray, "blocks tasks"],
-) -> Iterator[Block]:
+) -> Iterator[Tasks]:
     """The blocks' tasks, on their devices."""
     of = lambda rows: jax.tree.map(lambda leaf: leaf[rows], items)
     if draw is None:

@@ -14,23 +14,10 @@ from jaxdiv.probes.base import Probe
 from jaxdiv.probes.registry import load_probe
 from jaxdiv.probes.weights import IMAGENET, imagenet_file
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import NO_RESULT, Task
+from jaxdiv.study.sections import NO_RESULT, AtOnce, Task
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
 from jaxdiv.task2vec.embed import embed_benchmark
-
-
-@dataclass(frozen=True)
-class AtOnce:
-    """What a device works on at once: tasks, and examples of each. 0: as many as suit it."""
-
-    tasks: int
-    chunk: int
-
-    @property
-    def given(self) -> dict[str, int | None]:
-        """As arguments of the library."""
-        return {"tasks_at_once": self.tasks or None, "chunk": self.chunk or None}
 
 
 @dataclass(frozen=True)
@@ -111,7 +98,8 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
                     again=again,
                     augment=spec.augment,
                     progress=heard,
-                    **spec.at_once.given,
+                    chunk=spec.at_once.chunk or None,
+                    tasks_at_once=spec.at_once.tasks or None,
                 )
             )
         done += tasks

@@ -13,8 +13,7 @@ from jaxdiv.probes.base import Probe
 from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import NO_RESULT
-from jaxdiv.study.stages.embed import AtOnce
+from jaxdiv.study.sections import NO_RESULT, AtOnce
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn
 from jaxdiv.task2vec.coefficient import pairwise_distances
@@ -84,7 +83,8 @@ def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: Progr
     rows = candidates(spec, table)
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
     key = key_for(spec.seed, f"select/{spec.probe}")
-    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard, **spec.at_once.given)
+    at_once = spec.at_once.chunk or None, spec.at_once.tasks or None
+    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard, *at_once)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 
