@@ -37,9 +37,59 @@ class AtOnce(NamedTuple):
     tasks: int
 
 
-def columns(estimator: str, ways: int) -> int:
-    """Backward passes of an estimator."""
-    return ways - 1 if estimator == "exact" else 1
+class Need(NamedTuple):
+    """Bytes that one task takes while it is embedded, besides the probe.
+
+    Attributes:
+      examples: of the task.
+      each: for each example of a chunk.
+      fixed: whatever the chunk.
+    """
+
+    examples: int
+    each: int
+    fixed: int
+
+    def of(self, chunk: int) -> int:
+        """With so many examples at a time."""
+        return self.fixed + min(chunk, self.examples) * self.each
+
+
+def need(probe: Probe, batch: Batch, ways: int, estimator: str) -> Need:
+    """What a task takes.
+
+    Args:
+      probe: of which only shapes count.
+      batch: the task's examples, of which only shapes count.
+      ways: classes of the task.
+      estimator: a key of `fisher.ESTIMATORS`; `reference` works on batches of 64, whatever the chunk.
+    """
+    examples = size(batch)
+    each = math.ceil(_COMPILED * _bytes_per_example(probe, batch, ways - 1 if estimator == "exact" else 1))
+    # The examples once more as chunks. The head's Newton systems: [ways, examples, examples], a few of them.
+    fixed = 2 * tree_bytes(batch) + 6 * ways * examples**2 * 4
+    if estimator == "reference":
+        return Need(examples, 0, fixed + min(examples, _REFERENCE_BATCH) * each)
+    return Need(examples, each, fixed)
+
+
+def choose(task: Need, tasks: int, memory: int, chunk: int | None = None, tasks_at_once: int | None = None) -> AtOnce:
+    """The largest chunk that fits in a device's memory, and where it is a whole task, as many tasks as fit.
+
+    Args:
+      task: what one task takes.
+      tasks: that the device has to embed.
+      memory: bytes of the device that are free for it (`free_bytes`).
+      chunk, tasks_at_once: what is decided; None: not.
+    """
+    examples = task.examples
+    if chunk is None:
+        room = memory - task.fixed
+        chunk = _even(examples, max(1, room // task.each)) if task.each else examples
+    if tasks_at_once is None:
+        fit = memory // task.of(chunk) if chunk >= examples else 1
+        tasks_at_once = max(1, min(fit, _ENOUGH // examples))
+    return AtOnce(chunk, _even(tasks, tasks_at_once))
 
 
 def cpu_chunk(probe: Probe, batch: Batch, columns: int) -> int:
@@ -47,51 +97,30 @@ def cpu_chunk(probe: Probe, batch: Batch, columns: int) -> int:
     return max(1, min(size(batch), _CPU_CHUNK_BYTES // _bytes_per_example(probe, batch, columns)))
 
 
-def task_bytes(probe: Probe, batch: Batch, ways: int, estimator: str, chunk: int) -> int:
-    """Bytes that one task takes while it is embedded, `chunk` of its examples at a time, besides the probe.
-
-    Args:
-      probe: of which only shapes count.
-      batch: the task's examples, of which only shapes count.
-      ways: classes of the task.
-      estimator: a key of `fisher.ESTIMATORS`; `reference` works on batches of 64 whatever `chunk` is.
-      chunk: examples at a time.
-    """
-    at_a_time = min(size(batch), _REFERENCE_BATCH if estimator == "reference" else chunk)
-    activations = at_a_time * _bytes_per_example(probe, batch, columns(estimator, ways))
-    # The examples once more as chunks. The head's Newton systems: [ways, examples, examples], a few of them.
-    return math.ceil(_COMPILED * activations) + 2 * tree_bytes(batch) + 6 * ways * size(batch) ** 2 * 4
-
-
-def choose(
+def suited(
+    device: jax.Device,
     probe: Probe,
     batch: Batch,
     ways: int,
     estimator: str,
     tasks: int,
-    memory: int | None,
+    resident: PyTree = None,
     chunk: int | None = None,
     tasks_at_once: int | None = None,
 ) -> AtOnce:
-    """The largest chunk that fits in a device's memory, and where it is a whole task, as many tasks as fit.
+    """What suits a device: on a CPU one task, in chunks for its caches; elsewhere what its memory holds.
 
     Args:
-      probe, batch, ways, estimator: as `task_bytes`'s.
+      device: the device.
+      probe, batch, ways, estimator: as `need`'s.
       tasks: that the device has to embed.
-      memory: bytes of the device that are free for it (`free_bytes`); None: it is a CPU.
-      chunk, tasks_at_once: what is already decided; None: not.
+      resident: arrays that it holds besides the probe.
+      chunk, tasks_at_once: what is decided; None: not.
     """
-    examples = size(batch)
+    memory = free_bytes(device, (probe, resident))
     if memory is None:
         return AtOnce(chunk, _even(tasks, tasks_at_once or 1))
-    if chunk is None:
-        each = task_bytes(probe, batch, ways, estimator, 2) - task_bytes(probe, batch, ways, estimator, 1)
-        whole = memory - task_bytes(probe, batch, ways, estimator, 0)
-        chunk = examples if each <= 0 else _even(examples, max(1, whole // each))
-    if tasks_at_once is None:
-        fit = memory // task_bytes(probe, batch, ways, estimator, chunk) if chunk >= examples else 1
-        tasks_at_once = max(1, min(fit, _ENOUGH // examples))
-    return AtOnce(chunk, _even(tasks, tasks_at_once))
+    return choose(need(probe, batch, ways, estimator), tasks, memory, chunk, tasks_at_once)
 
 
 def free_bytes(device: jax.Device, resident: PyTree) -> int | None:
