@@ -22,7 +22,7 @@ from jaxdiv.nets.logistic import Head
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.head import Keys, check_head
-from jaxdiv.task2vec.memory import cpu_chunk, suited
+from jaxdiv.task2vec.memory import choose, cpu_chunk, free_bytes
 
 
 class Columns(NamedTuple):
@@ -106,7 +106,8 @@ def fisher(
 
 def chunk_here(probe: Probe, batch: Batch, ways: int, estimator: str, chunk: int | None) -> int | None:
     """`chunk`, or what suits the device of this process; None: a CPU's own."""
-    return suited(jax.local_devices()[0], probe, batch, ways, estimator, 1, batch, chunk).chunk
+    memory = free_bytes(jax.local_devices()[0], (probe, batch))
+    return choose(probe, batch, ways, estimator, 1, memory, chunk).chunk
 
 
 def check_estimator(estimator: str, key: Keys | None) -> None:

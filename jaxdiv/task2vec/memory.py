@@ -73,7 +73,7 @@ def need(probe: Probe, batch: Batch, ways: int, estimator: str) -> Need:
     return Need(examples, each, fixed)
 
 
-def choose(task: Need, tasks: int, memory: int, chunk: int | None = None, tasks_at_once: int | None = None) -> AtOnce:
+def most(task: Need, tasks: int, memory: int, chunk: int | None = None, tasks_at_once: int | None = None) -> AtOnce:
     """The largest chunk that fits in a device's memory, and where it is a whole task, as many tasks as fit.
 
     Args:
@@ -97,30 +97,27 @@ def cpu_chunk(probe: Probe, batch: Batch, columns: int) -> int:
     return max(1, min(size(batch), _CPU_CHUNK_BYTES // _bytes_per_example(probe, batch, columns)))
 
 
-def suited(
-    device: jax.Device,
+def choose(
     probe: Probe,
     batch: Batch,
     ways: int,
     estimator: str,
     tasks: int,
-    resident: PyTree = None,
+    memory: int | None,
     chunk: int | None = None,
     tasks_at_once: int | None = None,
 ) -> AtOnce:
     """What suits a device: on a CPU one task, in chunks for its caches; elsewhere what its memory holds.
 
     Args:
-      device: the device.
       probe, batch, ways, estimator: as `need`'s.
       tasks: that the device has to embed.
-      resident: arrays that it holds besides the probe.
+      memory: bytes of the device that are free for it (`free_bytes`); None: it is a CPU.
       chunk, tasks_at_once: what is decided; None: not.
     """
-    memory = free_bytes(device, (probe, resident))
     if memory is None:
         return AtOnce(chunk, _even(tasks, tasks_at_once or 1))
-    return choose(need(probe, batch, ways, estimator), tasks, memory, chunk, tasks_at_once)
+    return most(need(probe, batch, ways, estimator), tasks, memory, chunk, tasks_at_once)
 
 
 def free_bytes(device: jax.Device, resident: PyTree) -> int | None:

@@ -24,7 +24,7 @@ from jaxdiv.probes.base import Batch, Probe, size
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.fisher import ESTIMATORS, features_in_chunks
 from jaxdiv.task2vec.head import fit_head
-from jaxdiv.task2vec.memory import smaller, suited
+from jaxdiv.task2vec.memory import choose, free_bytes, smaller
 
 # Of one task, or with an axis of tasks first of a block: examples, labels, and the words of the keys (None: no keys).
 Tasks = tuple[Batch, Int[Array, "*tasks examples"], UInt32[Array, "*tasks words"] | None]
@@ -160,9 +160,8 @@ def embed_each(
     if draw is not None:
         first = draw(source, first) if on_host else jax.eval_shape(draw, source, first)
     jax.eval_shape(probe.check, first[0])
-    device, resident, each = mesh.local_devices[0], (source, items), -(-tasks // mesh.size)
-    given = how.chunk, tasks_at_once
-    at_once = suited(device, probe, first[0], how.ways, how.estimator, each, resident, *given)
+    memory, each = free_bytes(mesh.local_devices[0], (probe, source, items)), -(-tasks // mesh.size)
+    at_once = choose(probe, first[0], how.ways, how.estimator, each, memory, how.chunk, tasks_at_once)
     found: list[np.ndarray] = []
     while (done := sum(map(len, found))) < tasks:
         block = at_once.tasks * mesh.size

@@ -24,7 +24,7 @@ def test_a_resnet50_takes_single_images_on_a_cpu_and_many_on_an_accelerator():
     task = jax.ShapeDtypeStruct((100, 224, 224, 3), jnp.float32)
     assert memory.cpu_chunk(probe, task, columns=4) == 1
     need = memory.need(probe, task, 5, "exact")
-    on_h100, on_v5e = (memory.choose(need, 50, free * GB) for free in (64, 12))
+    on_h100, on_v5e = (memory.most(need, 50, free * GB) for free in (64, 12))
     assert on_h100.chunk == 50 > on_v5e.chunk >= 10
 
 
@@ -32,7 +32,7 @@ def test_a_resnet50_takes_single_images_on_a_cpu_and_many_on_an_accelerator():
 @pytest.mark.parametrize("each", [0, 1, 3])
 def test_what_is_chosen_fits_and_more_would_not(free, each):
     need = memory.Need(examples=100, each=each, fixed=10)
-    chunk, tasks = memory.choose(need, 1000, free)
+    chunk, tasks = memory.most(need, 1000, free)
     assert tasks * need.of(chunk) <= free or (chunk, tasks) == (1, 1) or (each == 0 and tasks == 1)
     if chunk < 100:
         turns = -(-100 // chunk)
@@ -43,9 +43,9 @@ def test_what_is_chosen_fits_and_more_would_not(free, each):
 
 def test_what_is_asked_for_is_taken_and_turns_are_of_one_size():
     need = memory.Need(examples=100, each=1, fixed=10)
-    assert memory.choose(need, 12, 10**6, chunk=7, tasks_at_once=5) == (7, 4)  # three turns
-    assert memory.choose(need, 12, 10**6, tasks_at_once=12) == (100, 12)
-    assert memory.choose(need, 3, 10**6) == (100, 3)
+    assert memory.most(need, 12, 10**6, chunk=7, tasks_at_once=5) == (7, 4)  # three turns
+    assert memory.most(need, 12, 10**6, tasks_at_once=12) == (100, 12)
+    assert memory.most(need, 3, 10**6) == (100, 3)
 
 
 def test_the_reference_takes_its_own_batches_whatever_the_chunk():
@@ -55,9 +55,10 @@ def test_the_reference_takes_its_own_batches_whatever_the_chunk():
 
 
 def test_a_cpu_takes_one_task_after_the_other_unless_it_is_told():
-    (device,), (probe, batch, _) = jax.devices()[:1], setting(*CASES["basic blocks"])
-    assert memory.suited(device, probe, batch, 3, "exact", 12) == (None, 1)
-    assert memory.suited(device, probe, batch, 3, "exact", 12, chunk=2, tasks_at_once=5) == (2, 4)
+    probe, batch, _ = setting(*CASES["basic blocks"])
+    free = memory.free_bytes(jax.devices()[0], batch)
+    assert memory.choose(probe, batch, 3, "exact", 12, free) == (None, 1)
+    assert memory.choose(probe, batch, 3, "exact", 12, free, chunk=2, tasks_at_once=5) == (2, 4)
 
 
 def test_too_much_becomes_half_the_tasks_and_then_half_the_examples():
