@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
                 "distance": "",  # task2vec_scale_free
                 "interval": "",  # jackknife
                 "floor_tasks": 4,  # embedded twice for the noise floor, if the estimator or the head is stochastic
+                "chunk": 0,  # examples of a task in a device's memory at once; 0: as many as fit
             },
             "learner": {
                 "net": "conv4",

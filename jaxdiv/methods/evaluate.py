@@ -17,9 +17,9 @@ from jaxdiv.errors import at_least
 from jaxdiv.methods.base import Method, accuracy, cross_entropy
 from jaxdiv.methods.parallel import least, map_tasks, replicate, shard
 from jaxdiv.methods.sampling import TestTasks, task_keys
+from jaxdiv.nets.precision import full_precision
 
 Sample = Callable[[PRNGKeyArray, int], Task]  # key, number -> a batch of so many tasks
-from jaxdiv.nets.precision import full_precision
 
 
 class Evaluation(NamedTuple):

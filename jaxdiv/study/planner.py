@@ -250,7 +250,7 @@ def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
     which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
-    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, study.compute)
+    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, study.compute, probe.chunk)
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
@@ -282,6 +282,7 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
         purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",
         compute=study.compute,
+        chunk=probe.chunk,
     )
 
     def work(unit: Unit, progress: ProgressFn) -> embed.Result:

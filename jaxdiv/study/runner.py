@@ -122,8 +122,8 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
             unit.begin()
         _all_here(f"begin {unit.name}")
         try:
-            # Hosts of one job train and test together; what does not need them all is the first one's.
-            if unit.stage in ("train", "evaluate") or leads:
+            # Hosts of one job train, test and embed together; what does not need them all is the first one's.
+            if unit.stage in ("train", "evaluate", "embed", "select") or leads:
                 unit.execute(progress)
         except Diverged as error:
             reason = str(error)
@@ -161,6 +161,8 @@ def _out_of_memory(unit: Unit) -> str:
     device = jax.local_devices()[0]
     section = entry(unit.spec.method).section if unit.stage == "train" else ""
     same = [] if device.platform == "cpu" or section == "pt" else ["--config.compute.tasks_at_once=1"]
+    if unit.stage in ("select", "embed"):
+        same.append("--config.probe.chunk=1")
     if section == "maml":
         same.append("--config.maml.remat=true")
     if section:

@@ -153,7 +153,7 @@ class Controlled(Section):
 
 @dataclass(frozen=True)
 class Probe(Section):
-    """How diversity is measured."""
+    """How diversity is measured. `chunk` is of memory and speed alone; 0: as many examples as fit."""
 
     PATH: ClassVar[str] = "probe."
     name: Annotated[str, OneOf("probe", PROBES)]
@@ -166,6 +166,7 @@ class Probe(Section):
     distance: Annotated[str, OneOf("distance", DISTANCES)]
     interval: Annotated[str, OneOf("interval", INTERVALS)]
     floor_tasks: Annotated[int, Range(1)]
+    chunk: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)

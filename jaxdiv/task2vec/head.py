@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, UInt32
 
 from jaxdiv.errors import InputError, at_least, unknown
@@ -71,7 +72,7 @@ def check_head(head: Head, features: int) -> None:
     check_finite(head.bias, "the head")
 
 
-def check_labels(labels: Array, examples: int, ways: int) -> None:
+def check_labels(labels: Array | np.ndarray, examples: int, ways: int) -> None:
     at_least(2, ways=ways)  # one class has no score to take a gradient of
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"labels must be whole numbers, not {labels.dtype}")

@@ -31,6 +31,7 @@ class Spec:
       augment: whether images go through their data set's train augmentation.
       purpose: of the draw; benchmarks with one purpose meet tasks of the same data sets.
       compute: how a device computes.
+      chunk: examples of a task in its memory at once; 0: as many as fit.
     """
 
     benchmark: str
@@ -48,6 +49,7 @@ class Spec:
     seed: int
     purpose: str
     compute: Compute
+    chunk: int = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
                     again=again,
                     augment=spec.augment,
                     progress=heard,
+                    chunk=spec.chunk or None,
+                    tasks_at_once=spec.compute.tasks_at_once or None,
                 )
             )
         done += tasks

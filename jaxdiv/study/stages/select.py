@@ -23,7 +23,7 @@ from jaxdiv.task2vec.coefficient import pairwise_distances
 class PoolSpec:
     """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each.
 
-    weights, contents, compute: as in `embed.Spec`.
+    weights, contents, compute, chunk: as in `embed.Spec`.
     """
 
     table: Table
@@ -35,6 +35,7 @@ class PoolSpec:
     images: int
     seed: int
     compute: Compute
+    chunk: int = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: Progr
     rows = candidates(spec, table)
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
     key = key_for(spec.seed, f"select/{spec.probe}")
-    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard)
+    at_once = spec.chunk or None, spec.compute.tasks_at_once or None
+    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard, *at_once)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 
