@@ -13,6 +13,10 @@ class InputError(ValueError):
     """What the user gave cannot be used. The message is one line: what is wrong, where, and what to do."""
 
 
+class Damage(UserWarning):
+    """Something on the disk is not what was written there, and is made again. The message is one line."""
+
+
 def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """The error for a `name` that is none of `valid`, naming the nearest ones first."""
     valid = sorted(valid)

@@ -174,8 +174,8 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
 
 
 def _report(unit: Unit, console: Console) -> None:
-    """Write the report unless it is there."""
-    if not unit.done or not (unit.folder / "report.html").exists():
+    """Write the report unless it is there as it was written."""
+    if not unit.done:
         with console.status("drawing the report"):
             unit.execute(_silent)
 
