@@ -7,8 +7,10 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +190,7 @@ def damage(folder: Path, step: int) -> str | None:
         reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
         tree = reader.metadata(where).tree
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        with ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
+        with _without_late_callbacks(), ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
             state = reading.restore(where, args=ocp.args.PyTreeRestore(restore_args=how))
         if _checksums(state) != record["arrays"]:
             return "is damaged (its arrays are not what was saved)"
@@ -215,6 +217,16 @@ def put_damaged_aside(folder: Path) -> None:
     if lost:
         then = f"resumes from step {found[-1]}" if found else "begins again"
         warnings.warn(f"{folder}: {'; '.join(lost)}: put into `damaged`, and training {then}", Damage, stacklevel=3)
+
+
+@contextmanager
+def _without_late_callbacks() -> Iterator[None]:
+    """When one array cannot be read, Orbax closes its event loop while others are read: each of these would print a
+    traceback when it comes, which may be after the error was dealt with."""
+    usual = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else usual(found)
+    yield
+    sys.unraisablehook = usual  # not after an error
 
 
 def _hosts(alone: bool) -> ocp.options.MultiprocessingOptions:

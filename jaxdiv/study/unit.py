@@ -145,9 +145,8 @@ class Unit:
 
     @property
     def previous(self) -> dict[str, Any]:
-        """The values of whatever result is in its folder: of a unit with a folder `at`, also one of other settings."""
-        found = seal.read_json(self.folder / "result.json").get("result")
-        return found if isinstance(found, dict) else {}
+        """The values of whatever whole result is in its folder: with a folder `at`, also one of other settings."""
+        return seal.read_record(self.folder / "result.json").get("result", {})
 
     def begin(self) -> None:
         """Say in its folder whose it is. By the first host, before any of them executes.
