@@ -20,9 +20,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxdiv.download import cache_folder
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError, damage_in_one_line, unknown, visible
 from jaxdiv.files import local_path
-from jaxdiv.study.flags import split_flags
+from jaxdiv.study.flags import last_of_each, split_flags
 
 _HELP = """\
 {program}: how diverse is an image data set, and does that predict how well a model learns from it?
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(_help(argv[0]), end="")
         sys.exit(0)
     try:
-        argv, own = split_flags(_named(argv))
+        argv, own = split_flags(last_of_each(_named(argv)))
         _define_flags(argv)
     except InputError as error:
         sys.exit(_fail(str(error)))
@@ -89,15 +89,17 @@ def _define_flags(argv: list[str]) -> None:
 
 def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     if len(argv) > 1:
-        return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; see --help")
+        quoted = "put quotes around a value with a space, --workdir='my study'"
+        return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; {quoted}; see --help")
     import jax
-    from rich.console import Console
     from threadpoolctl import threadpool_limits
 
     from jaxdiv.host_memory import keep_freed_memory
     from jaxdiv.study import own_sets, runner
+    from jaxdiv.study.terminal import Terminal
 
     keep_freed_memory()
+    damage_in_one_line()
     threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
         with contextlib.suppress(InputError):  # no home folder: it then compiles every time
@@ -125,8 +127,10 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
         return _fail(f"JAX has no device on JAX_PLATFORMS={asked!r} ({reason}): unset it, or `cpu`")
     action = runner.dry_run if given.dry_run else runner.run
     try:
+        if not given.workdir.strip():
+            return _fail("--workdir is empty: give the folder of the study's results")
         workdir = Path(local_path(given.workdir, "--workdir"))
-        return action(config, workdir, given.stages, Console()) or 0
+        return action(config, workdir, given.stages, Terminal()) or 0
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -197,5 +201,5 @@ def _help(program: str) -> str:
 
 
 def _fail(message: str) -> int:
-    print("error:", " ".join(message.replace("\\n", " ").replace("\\", "").split()), file=sys.stderr)
+    print("error:", visible(" ".join(message.replace("\\n", " ").replace("\\", "").split())), file=sys.stderr)
     return 1

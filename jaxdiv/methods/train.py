@@ -73,7 +73,7 @@ def train(
         step = manager.latest_step() or 0
         if step:
             state = restore(manager, step, state, run)
-        log.begin(step)
+        log.begin(step, run.last)
         before = run.seconds
         keys_of = lambda step: jax.random.split(jax.random.fold_in(for_steps, step))
         batches = prefetch(sample, (keys_of(later)[0] for later in range(step + 1, settings.steps + 1)))
@@ -97,6 +97,7 @@ def train(
                     found = validate(*own_copy((state["params"], state["model_state"])))
                     run.validated(step, found["accuracy"])
                     log.validated(step, found)
+                run.last = log.last()
                 # A copy: Orbax writes while the next step already reuses the memory of this state.
                 save(manager, step, jax.tree.map(jnp.copy, state), run)
             if stopping:

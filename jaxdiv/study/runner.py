@@ -36,7 +36,8 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     """
     stages = planner.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
-    todo = [unit for unit in plan.units if unit.stage in stages and not unit.done]
+    asked = [unit for unit in plan.units if unit.stage in stages]
+    todo = [unit for unit in asked if not unit.done]
     leads = jax.process_index() == 0
     if leads:
         planner.check_files(plan, todo)
@@ -49,12 +50,20 @@ def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Conso
     console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
     _say_platforms(plan, todo, console)
     failures: list[dict[str, str]] = []
-    with Watch(console, todo) as watch:
-        for number, unit in enumerate(todo):
-            if number and unit.stage != "prepare" and todo[number - 1].stage == "prepare":
-                planner.check_sizes(plan, todo[number:])
-            if reason := _attempt(unit, watch, failures):
-                failures.append({"unit": unit.name, "reason": reason})
+    while todo:
+        for unit in todo:
+            for problem in unit.problems()[:1]:
+                console.print(f"{unit.name} is made again: {problem}", highlight=False, markup=False, soft_wrap=True)
+        with Watch(console, todo) as watch:
+            for number, unit in enumerate(todo):
+                if number and unit.stage != "prepare" and todo[number - 1].stage == "prepare":
+                    planner.check_sizes(plan, todo[number:])
+                if reason := _attempt(unit, watch, failures):
+                    failures.append({"unit": unit.name, "reason": reason})
+        # Where an input was made again and says something else, so is what was computed from it: the plan is finite.
+        ran = {unit.name for unit in todo}
+        todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
+        todo = [unit for unit in todo if unit.name not in {failure["unit"] for failure in failures}]
     if leads:
         _conclude(plan, stages, failures, console)
     return 1 if failures else 0
@@ -147,7 +156,7 @@ def _record(plan: Plan) -> None:
     file, text = plan.workdir / "study.json", json.dumps(door.flat(plan.study), indent=1)
     try:
         plan.workdir.mkdir(parents=True, exist_ok=True)
-        if not file.exists() or file.read_text() != text:
+        if not file.exists() or file.read_bytes() != text.encode():
             with replacing(file) as temporary:
                 temporary.write_text(text)
     except OSError as error:
@@ -202,8 +211,8 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
 
 
 def _report(unit: Unit, console: Console) -> None:
-    """Write the report unless it is there."""
-    if not unit.done or not (unit.folder / "report.html").exists():
+    """Write the report unless it is there as it was written."""
+    if not unit.done:
         with console.status("drawing the report"):
             unit.execute(_silent)
 
