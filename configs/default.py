@@ -76,7 +76,8 @@ def get_config() -> ConfigDict:
                 "distance": "",  # task2vec_scale_free
                 "interval": "",  # jackknife
                 "chunk": 0,  # examples of a task in a device's memory at once; 0: as many as fit
-                "floor_tasks": 4,  # of them (at most all) embedded twice for the noise floor of a stochastic estimator or head
+                # Of the tasks (at most all), embedded twice for the noise floor of a stochastic estimator or head.
+                "floor_tasks": 4,
             },
             "learner": {
                 "net": "conv4",

@@ -31,9 +31,9 @@ NO_RESULT = {"identity": False}
 _KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a finite number",
+    str: "text",
     bool: "true or false",
     bool | None: "true or false",
-    str: "text",
 }
 
 

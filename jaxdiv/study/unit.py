@@ -211,9 +211,10 @@ class Unit:
             if not isinstance(settings, dict) or but not in settings or theirs.get("digest") == self.digest:
                 continue
             mine = {**self._identity, "settings": {**self.settings, but: None}, "digest": None}
-            if {**theirs, "settings": {**settings, but: None}, "digest": None} == mine:
-                if not here or _platforms(seal.read_record(file.parent / "result.json")) == [jax.default_backend()]:
-                    found.append((settings[but], file.parent))
+            alike = {**theirs, "settings": {**settings, but: None}, "digest": None} == mine
+            where = _platforms(seal.read_record(file.parent / "result.json")) if alike and here else []
+            if alike and (not here or where == [jax.default_backend()]):
+                found.append((settings[but], file.parent))
         return found
 
     @property
