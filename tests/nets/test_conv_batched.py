@@ -119,7 +119,7 @@ def test_on_a_gpu_no_task_is_a_group_of_a_convolution():
     network = make_network("resnet12", 5, pixels, channels=channels)
     params = jax.eval_shape(network.init, jax.random.key(0))[0]
     apply = lambda params, images: network.apply_batch_stats(params, images).logits
-    gradient = lambda params, tasks: meta_gradient(apply, params, tasks, first_order=True, vmap=True)
+    gradient = lambda params, tasks: meta_gradient(apply, params, tasks, first_order=True, tasks_at_once=4)
     traced = jax.jit(gradient).trace(params, task)
     grouped = {
         platform: [
