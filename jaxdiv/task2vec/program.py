@@ -160,7 +160,8 @@ def embed_each(
     if draw is not None:
         first = draw(source, first) if on_host else jax.eval_shape(draw, source, first)
     jax.eval_shape(probe.check, first[0])
-    memory, each = free_bytes(mesh.local_devices[0], (probe, source, items)), -(-tasks // mesh.size)
+    memory = free_bytes(mesh.local_devices[0], (probe, items, None if on_host else source))
+    each = -(-tasks // mesh.size)
     at_once = choose(probe, first[0], how.ways, how.estimator, each, memory, how.chunk, tasks_at_once)
     found: list[np.ndarray] = []
     while (done := sum(map(len, found))) < tasks:
