@@ -18,7 +18,7 @@ from jaxdiv.probes.base import Batch, Probe, size
 # Bytes of activations and cotangents that one chunk of examples may take on a CPU: larger ones leave its caches.
 _CPU_CHUNK_BYTES = 2**28
 # A compiled program takes so many times its activations and cotangents (`Probe.bytes_per_example`): bench/compile.py.
-_COMPILED = 3.0
+_COMPILED = 3.1
 # Examples that keep any device busy. More of them only delay the next word of progress.
 _ENOUGH = 4096
 # As the reference's Fisher has it: examples in one batch.
