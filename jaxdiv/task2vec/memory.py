@@ -18,7 +18,7 @@ from jaxdiv.probes.base import Batch, Probe, size
 # Bytes of activations and cotangents that one chunk of examples may take on a CPU: larger ones leave its caches.
 _CPU_CHUNK_BYTES = 2**28
 # A compiled program takes so many times its activations and cotangents (`Probe.bytes_per_example`): bench/compile.py.
-_COMPILED = 3.0
+_COMPILED = 3.1
 # Examples that keep any device busy. More of them only delay the next word of progress.
 _ENOUGH = 4096
 # As the reference's Fisher has it: examples in one batch.
@@ -66,8 +66,8 @@ def need(probe: Probe, batch: Batch, ways: int, estimator: str) -> Need:
     """
     examples = size(batch)
     each = math.ceil(_COMPILED * _bytes_per_example(probe, batch, ways - 1 if estimator == "exact" else 1))
-    # The examples once more as chunks. The head's Newton systems: [ways, examples, examples], a few of them.
-    fixed = 2 * tree_bytes(batch) + 6 * ways * examples**2 * 4
+    # The examples, as chunks too, and those of the next block. The head: systems [ways, examples, examples], a few.
+    fixed = 3 * tree_bytes(batch) + 6 * ways * examples**2 * 4
     if estimator == "reference":
         return Need(examples, 0, fixed + min(examples, _REFERENCE_BATCH) * each)
     return Need(examples, each, fixed)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from jaxdiv.data.episodes import prefetch
@@ -124,7 +124,7 @@ def abstract(mesh: Mesh, probe: Probe, task: PyTree, tasks: int) -> tuple[Probe,
 def mesh_of(tasks: int) -> Mesh:
     """The devices that share so many tasks: all of all hosts, or of a single host no more than there are tasks."""
     devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:tasks]
-    return jax.make_mesh((len(devices),), ("tasks",), devices=devices)
+    return jax.make_mesh((len(devices),), ("tasks",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def embed_each(
@@ -160,7 +160,8 @@ def embed_each(
     if draw is not None:
         first = draw(source, first) if on_host else jax.eval_shape(draw, source, first)
     jax.eval_shape(probe.check, first[0])
-    memory, each = free_bytes(mesh.local_devices[0], (probe, source, items)), -(-tasks // mesh.size)
+    memory = free_bytes(mesh.local_devices[0], (probe, items, None if on_host else source))
+    each = -(-tasks // mesh.size)
     at_once = choose(probe, first[0], how.ways, how.estimator, each, memory, how.chunk, tasks_at_once)
     found: list[np.ndarray] = []
     while (done := sum(map(len, found))) < tasks:
