@@ -1,80 +1,275 @@
 """Running a study: its units in their order, only those that are missing, and what is shown at the end."""
 
+import contextlib
 import json
-from collections.abc import Container, Iterable, Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
 from jaxdiv.methods.checkpointing import latest_step
-from jaxdiv.methods.metrics import Diverged
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
+from jaxdiv.study import checks, lease, manifest, planner, worker
 from jaxdiv.study import config as door
-from jaxdiv.study import manifest, planner
 from jaxdiv.study.flags import in_flags
+from jaxdiv.study.launchers import Handle, Launcher
+from jaxdiv.study.launchers.commands import script
+from jaxdiv.study.overview import overview
 from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
-from jaxdiv.study.unit import Unit, needed
+from jaxdiv.study.unit import Unit
+
+TERMINATED = 143  # the exit code of a process that SIGTERM ended
+_LOOK_EVERY = 0.2  # seconds between two looks at what runs elsewhere
+_READING = {"correlate", "report"}
 
 
 @in_flags()
-def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    stages: Iterable[str],
+    console: Console,
+    units: Sequence[str] = (),
+    launch: Callable[[door.Study], Launcher | None] = lambda study: None,
+) -> int:
     """Run the units of `stages` whose results are missing. Returns the exit code: 1 if a unit failed.
 
+    Args:
+      units: patterns of names, as `train/gauss-*/pt/*`: only these units, and what they need.
+      launch: makes what runs the units elsewhere; None: this process does.
+
     Raises:
-      InputError: something cannot be used; all that is known beforehand is checked before anything is written.
+      InputError: something cannot be used; all that is known beforehand is checked before anything is written. Another
+        process drives a study in this workdir.
     """
-    stages = planner.check_stages(stages)
+    stages = checks.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
-    todo = [unit for unit in plan.units if unit.stage in stages and not unit.done]
+    todo = [unit for unit in checks.chosen(plan, stages, units) if not unit.done]
     leads = jax.process_index() == 0
     if leads:
-        planner.check_files(plan, todo)
-        planner.check_sizes(plan, _to_check(plan, stages, todo))
-        _say_found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}, console)
-        _record(plan)
+        checks.check_files(plan, todo)
+        checks.check_sizes(plan, _to_check(plan, stages, todo))
+        checks.check_needs(todo)
     else:
         console = Console(quiet=True)
-    _all_here("planned")
-    console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
-    failures: list[dict[str, str]] = []
-    with Watch(console, todo) as watch:
-        for number, unit in enumerate(todo):
-            if number and unit.stage != "prepare" and todo[number - 1].stage == "prepare":
-                planner.check_sizes(plan, todo[number:])
-            if reason := _attempt(unit, watch, failures):
-                failures.append({"unit": unit.name, "reason": reason})
-    if leads:
-        _conclude(plan, stages, failures, console)
+    with contextlib.ExitStack() as stack:
+        if leads:
+            if todo:
+                stack.enter_context(_driver(workdir, console))
+            for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
+                console.print(line, highlight=False, markup=False)
+            if not set(stages) <= _READING:
+                _record(plan)
+        worker.all_here("planned")
+        console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
+        failures = _Work(plan, todo, launch(plan.study) if todo else None, config, console).done() if todo else []
+        if leads:
+            _conclude(plan, stages, failures, console)
     return 1 if failures else 0
 
 
 @in_flags()
-def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
-    """Say of each unit whether it is done, would resume or would run. Writes nothing.
+def dry_run(
+    config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console, units: Sequence[str] = ()
+) -> None:
+    """Say of each unit how it is, and how long the rest takes. Writes nothing, and another process may be at work.
 
     Raises:
       InputError: as `run`; for a missing archive or file of weights, after the list.
     """
-    stages = planner.check_stages(stages)
+    stages = checks.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
-    _say_found(plan, plan.own, console)
-    units = [unit for unit in plan.units if unit.stage in stages]
-    for unit in units:
+    for line in _found(plan, plan.own):
+        console.print(line, highlight=False, markup=False)
+    listed = checks.chosen(plan, stages, units)
+    console.out(overview(plan, listed), highlight=False)
+    missing = [unit for unit in listed if not unit.done]
+    checks.check_files(plan, missing)
+    checks.check_sizes(plan, _to_check(plan, stages, missing))
+
+
+@in_flags()
+def commands(
+    config: ConfigDict, workdir: Path, stages: Iterable[str], units: Sequence[str], command: Sequence[str]
+) -> Iterator[str]:
+    """A script, line by line, of what `run` would do: a command for each unit. Writes nothing.
+
+    Raises:
+      InputError: as `run`.
+    """
+    stages = checks.check_stages(stages)
+    plan = planner.plan(door.read(config), workdir)
+    todo = [unit for unit in checks.chosen(plan, stages, units) if not unit.done]
+    checks.check_files(plan, todo)
+    checks.check_sizes(plan, _to_check(plan, stages, todo))
+    checks.check_needs(todo)
+    # The first stage has nothing left to do then but the data folder.
+    after = [stage for stage in stages if stage in {"prepare", *_READING}]
+    return script(todo, command, Path.cwd(), after)
+
+
+@in_flags()
+def run_unit(config: ConfigDict, workdir: Path, asked: str, console: Console) -> int:
+    """Run the unit NAME/DIGEST, for whatever scheduler there is. Returns the exit code: 1 if it failed.
+
+    Raises:
+      InputError: as `worker.find` and `worker.perform`.
+    """
+    plan = planner.plan(door.read(config), workdir)
+    unit = worker.find(plan, asked)
+    if unit.done:
+        console.print(f"{unit.name}: done already", highlight=False)
+        return 0
+    checks.check_files(plan, [unit])
+    checks.check_sizes(plan, [unit])
+    with Watch(console, [unit]) as watch:
+        reason = worker.perform(unit, watch.start(unit))
+        watch.end(unit, f"failed: {reason}" if reason else "done")
+    return 1 if reason else 0
+
+
+@dataclass
+class _Work:
+    """The units of a run: what waits, what runs, and what failed."""
+
+    plan: Plan
+    waiting: list[Unit]
+    launcher: Launcher | None
+    config: ConfigDict
+    console: Console
+    running: dict[str, tuple[Unit, Handle]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    deaths: dict[str, tuple[int, int]] = field(default_factory=dict)  # by unit: how many, and at which step
+
+    def done(self) -> list[dict[str, str]]:
+        """Run them all. Returns the units that failed in a way that must not cost the others, and why."""
+        with Watch(self.console, self.waiting, self.launcher.at_once if self.launcher else 1) as self.watch:
+            if self.launcher:
+                with contextlib.closing(self.launcher), _sigterm() as terminated:
+                    self._elsewhere(self.launcher, terminated)
+            else:
+                self._here()
+        return [{"unit": name, "reason": reason} for name, reason in self.failed.items()]
+
+    def _here(self) -> None:
+        while self.waiting:
+            unit = self.waiting.pop(0)
+            progress = self.watch.start(unit)
+            self._ended(unit, self._lost(unit) or worker.perform(unit, progress))
+
+    def _elsewhere(self, launcher: Launcher, terminated: threading.Event) -> None:
+        looked = time.monotonic()
+        while self.waiting or self.running:
+            if terminated.is_set():
+                raise SystemExit(TERMINATED)
+            changed = self._hand_out(launcher)
+            for unit, handle in list(self.running.values()):
+                if outcome := handle.outcome():
+                    changed = True
+                    del self.running[unit.name]
+                    if outcome.died and self._try_again(unit, launcher.retries):
+                        self.watch.stop(unit)
+                        self.waiting.insert(0, unit)
+                    else:
+                        reason = outcome.reason
+                        if not reason and not unit.done:
+                            reason = "its result cannot be seen here: is --workdir on a disk that all workers share?"
+                        self._ended(unit, reason)
+            if time.monotonic() - looked > 5:
+                looked = time.monotonic()
+                for unit, _ in self.running.values():
+                    if there := lease.holder(worker.lease_file(unit)):
+                        self.watch.report(unit, there.share, there.note)
+            if not changed:
+                time.sleep(_LOOK_EVERY)
+
+    def _hand_out(self, launcher: Launcher) -> bool:
+        """Give the launcher what is ready. Whether anything changed."""
+        open_, before = {unit.name for unit in self.waiting} | self.running.keys(), len(self.waiting)
+        ready: list[Unit] = []
+        for unit in list(self.waiting):
+            if reason := self._lost(unit):
+                self.waiting.remove(unit)
+                self.watch.start(unit)
+                self._ended(unit, reason)
+            elif len(ready) < launcher.room() and not any(need.name in open_ for need in unit.inputs):
+                # Whoever else works at it, by a command or for a driver that was killed, goes on.
+                if lease.working(worker.lease_file(unit)):
+                    continue
+                self.waiting.remove(unit)
+                if unit.done:
+                    self.watch.start(unit)
+                    self._ended(unit, None)
+                else:
+                    ready.append(unit)
+        if ready:
+            jobs = [(unit, worker.job(self.config, self.plan.workdir, unit)) for unit in ready]
+            for unit, handle in zip(ready, launcher.submit(jobs), strict=True):
+                self.watch.start(unit)
+                self.running[unit.name] = unit, handle
+        return len(self.waiting) != before
+
+    def _lost(self, unit: Unit) -> str | None:
+        """Why a unit cannot be run: an input of it failed."""
+        return next((f"{need.name} failed" for need in unit.inputs if need.name in self.failed), None)
+
+    def _try_again(self, unit: Unit, retries: int) -> bool:
+        """Whether a unit whose process died is tried again. Only deaths since it last got further count."""
         step = latest_step(unit.folder)
-        state = "done" if unit.done else f"resume from step {step}" if step else "run"
-        settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
-        console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
-    missing = [unit for unit in units if not unit.done]
-    planner.check_files(plan, missing)
-    planner.check_sizes(plan, _to_check(plan, stages, missing))
+        count, before = self.deaths.get(unit.name, (0, step))
+        self.deaths[unit.name] = count + 1 if step == before else 1, step
+        return self.deaths[unit.name][0] <= retries
+
+    def _ended(self, unit: Unit, reason: str | None) -> None:
+        self.watch.end(unit, f"failed: {reason}" if reason else "done")
+        if reason:
+            self.failed[unit.name] = reason
+        elif unit.stage == "prepare" and not any(each.stage == "prepare" for each in self.waiting):
+            checks.check_sizes(self.plan, self.waiting)
+
+
+@contextlib.contextmanager
+def _driver(workdir: Path, console: Console) -> Iterator[None]:
+    """While this process drives the study in `workdir`, no other does.
+
+    Raises:
+      InputError: another one does.
+    """
+    say = lambda there: console.print(f"waiting for a sign of life of {there}", highlight=False, markup=False)
+    taken = lease.take(
+        workdir / "running" / "driver.json", "the study", told=lambda there: say(there) if there.alive is None else None
+    )
+    if isinstance(taken, lease.Holder):
+        raise InputError(
+            f"workdir {workdir} is at work: {taken}; wait for it or stop it; --dry_run and --stages=report can be used"
+        )
+    with taken:
+        yield
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
@@ -82,46 +277,12 @@ def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequen
     return todo if {*stages} - {"prepare"} else [unit for unit in plan.units if not unit.done]
 
 
-def _say_found(plan: Plan, names: Container[str], console: Console) -> None:
-    """What the user's data sets hold, before anything is computed."""
+def _found(plan: Plan, names: Container[str]) -> list[str]:
+    """What the user's data sets of these names hold, in lines, before anything is computed."""
     task = plan.study.task
-    for name, outlined in plan.outlines.items():
-        for line in data_sets.found(name, outlined, task.ways, task.shots + task.queries) if name in names else ():
-            console.print(line, highlight=False, markup=False)
-
-
-def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | None:
-    """Run a unit; the reason if it failed in a way that must not cost the other units."""
-    failed = {failure["unit"] for failure in failures}
-    progress = watch.start(unit)
-    lost = next((need.name for need in unit.inputs if need.name in failed), None)
-    reason = f"{lost} failed" if lost else None
-    if not lost:
-        for need in unit.inputs:
-            needed(need, unit.name)
-        leads = jax.process_index() == 0
-        if leads:
-            unit.begin()
-        _all_here(f"begin {unit.name}")
-        try:
-            # Hosts of one job train together; what does not need them all is the first one's.
-            if unit.stage == "train" or leads:
-                unit.execute(progress)
-        except Diverged as error:
-            reason = str(error)
-        except jax.errors.JaxRuntimeError as error:
-            if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):
-                raise
-            raise InputError(f"{unit.name}: {_out_of_memory(unit.stage)}") from None
-        _all_here(unit.name)
-    watch.end(unit, f"failed: {reason}" if reason else "done")
-    return reason
-
-
-def _all_here(where: str) -> None:
-    """Wait for the other hosts of this job, if there are any."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
+    sets = {name: outlined for name, outlined in plan.outlines.items() if name in names}
+    size = task.ways, task.shots + task.queries
+    return [line for name, outlined in sets.items() for line in data_sets.found(name, outlined, *size)]
 
 
 def _record(plan: Plan) -> None:
@@ -138,46 +299,46 @@ def _record(plan: Plan) -> None:
         ) from None
 
 
-def _out_of_memory(stage: str) -> str:
-    if stage == "train":
-        lower = "--config.maml.meta_batch or --config.pt.batch_size, or set --config.maml.remat=true"
-    elif stage in ("select", "embed"):
-        lower = "--config.probe.pixels"
-    else:
-        lower = "--config.learner.pixels or --config.learner.width"
-    return f"out of memory on {jax.devices()[0].device_kind}: lower {lower}; the same command resumes from here"
-
-
 def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]], console: Console) -> None:
     """What comes after the units: the data folder, statistics over all that is done, the report."""
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
-    if "prepare" in stages and not failures and (file := manifest.write(plan)):
+    whole = "prepare" in stages and all(unit.done for unit in plan.prepared.values())
+    if whole and not failures and (file := manifest.write(plan)):
         for line in manifest.news(plan):
             console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
     if not plan.study.methods:
         if "report" in stages:
-            _report(planner.reporting(plan, None), console)
+            _report(planner.reporting(plan, None, _all_failures(plan, failures)), console)
             for part in survey.terminal(planner.surveyed(plan), console.width):
                 console.print(part, highlight=False, markup=False)
             _say_where(plan, console)
         return
     correlated = planner.correlation(plan)
-    if "correlate" in stages and not correlated.done:
-        correlated.begin()
-        correlated.execute(_silent)
+    if _READING & {*stages}:
+        if not correlated.inputs:
+            raise InputError(f"nothing in {plan.workdir} is finished yet: add `diversity` to `stages`")
+        worker.perform(correlated, _silent)
     if "report" in stages:
-        _report(planner.reporting(plan, needed(correlated, "report"), failures), console)
+        _report(planner.reporting(plan, correlated, _all_failures(plan, failures)), console)
         _show_tables(plan, correlated, console)
         _say_where(plan, console)
+
+
+def _all_failures(plan: Plan, failures: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The failures of this run, and of earlier ones those that nothing has made good since."""
+    now = {each["unit"] for each in failures}
+    rest = [unit for unit in plan.units if unit.name not in now and not unit.done]
+    idle = [unit for unit in rest if not lease.working(worker.lease_file(unit))]
+    return [*failures, *({"unit": unit.name, "reason": why} for unit in idle if (why := worker.failure(unit)))]
 
 
 def _report(unit: Unit, console: Console) -> None:
     """Write the report unless it is there."""
     if not unit.done or not (unit.folder / "report.html").exists():
         with console.status("drawing the report"):
-            unit.execute(_silent)
+            worker.perform(unit, _silent, again=True)
 
 
 def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:
