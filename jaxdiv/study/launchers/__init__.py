@@ -5,7 +5,7 @@ In: jobs (`worker.Job`). Out: their outcomes. Each engine is imported only where
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxdiv.errors import InputError, at_least, check_known
 from jaxdiv.study.config import Study
@@ -15,6 +15,7 @@ from jaxdiv.study.worker import Job, Outcome
 LAUNCHERS = ("local", "slurm", "ray", "commands")
 
 
+@runtime_checkable
 class Handle(Protocol):
     """A unit that was handed out."""
 
@@ -22,6 +23,7 @@ class Handle(Protocol):
         """How it ended; None while it has not."""
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """An engine that runs jobs elsewhere.
 
