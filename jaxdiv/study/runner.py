@@ -55,7 +55,8 @@ def run(
     """
     stages = checks.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
-    todo = [unit for unit in checks.chosen(plan, stages, units) if not unit.done]
+    asked = checks.chosen(plan, stages, units)
+    todo = [unit for unit in asked if not unit.done]
     leads = jax.process_index() == 0
     if leads:
         checks.check_files(plan, todo)
@@ -73,7 +74,13 @@ def run(
                 _record(plan)
         worker.all_here("planned")
         console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
-        failures = _Work(plan, todo, launch(plan.study) if todo else None, config, console).done() if todo else []
+        failures: list[dict[str, str]] = []
+        while todo:
+            failures += _Work(plan, todo, launch(plan.study), config, console).done()
+            # Where an input was made again and says something else, what was computed from it is made again too.
+            ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
+            todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
+            todo = [unit for unit in todo if unit.name not in failed]
         if leads:
             _conclude(plan, stages, failures, console)
     return 1 if failures else 0
@@ -318,7 +325,7 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
     correlated = planner.correlation(plan)
     if _READING & {*stages}:
         if not correlated.inputs:
-            raise InputError(f"nothing in {plan.workdir} is finished yet: add `diversity` to `stages`")
+            raise InputError(f"nothing in {plan.workdir} is finished yet: add diversity to `stages`")
         worker.perform(correlated, _silent)
     if "report" in stages:
         _report(planner.reporting(plan, correlated, _all_failures(plan, failures)), console)
@@ -335,7 +342,7 @@ def _all_failures(plan: Plan, failures: Sequence[dict[str, str]]) -> list[dict[s
 
 
 def _report(unit: Unit, console: Console) -> None:
-    """Write the report unless it is there."""
+    """Write the report unless it is there as it was written."""
     if not unit.done or not (unit.folder / "report.html").exists():
         with console.status("drawing the report"):
             worker.perform(unit, _silent, again=True)

@@ -1,6 +1,7 @@
 """Units as tasks of a Ray cluster, which tries a task again when its process or its node dies."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ class OnRay:
     """The cluster of `RAY_ADDRESS`, one that was started on this machine, or a new one of this machine alone."""
 
     def __init__(self, settings: Launch, workers: int, devices_per_unit: int):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():  # JAX warns of every fork; those of Ray only start its programs
+            warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         self.at_once = workers or max(int(ray.cluster_resources().get("CPU", 1)) // settings.train.cpus, 1)
         self.retries = 0  # Ray's own come first
         self._settings, self._most, self._devices = settings, workers, devices_per_unit
