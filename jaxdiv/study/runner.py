@@ -2,11 +2,7 @@
 
 import contextlib
 import json
-import signal
-import threading
-import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -15,22 +11,20 @@ from rich.console import Console
 
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
-from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import checks, lease, manifest, planner, worker
 from jaxdiv.study import config as door
+from jaxdiv.study.driver import Work
 from jaxdiv.study.flags import in_flags
-from jaxdiv.study.launchers import Handle, Launcher
+from jaxdiv.study.launchers import Launcher
 from jaxdiv.study.launchers.commands import script
 from jaxdiv.study.overview import overview
 from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
 from jaxdiv.study.unit import Unit
 
-TERMINATED = 143  # the exit code of a process that SIGTERM ended
-_LOOK_EVERY = 0.2  # seconds between two looks at what runs elsewhere
 _READING = {"correlate", "report"}
 
 
@@ -76,7 +70,7 @@ def run(
         console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
         failures: list[dict[str, str]] = []
         while todo:
-            failures += _Work(plan, todo, launch(plan.study), config, console).done()
+            failures += Work(plan, todo, launch(plan.study), config, console).done()
             # Where an input was made again and says something else, what was computed from it is made again too.
             ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
             todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
@@ -146,106 +140,6 @@ def run_unit(config: ConfigDict, workdir: Path, asked: str, console: Console) ->
     return 1 if reason else 0
 
 
-@dataclass
-class _Work:
-    """The units of a run: what waits, what runs, and what failed."""
-
-    plan: Plan
-    waiting: list[Unit]
-    launcher: Launcher | None
-    config: ConfigDict
-    console: Console
-    running: dict[str, tuple[Unit, Handle]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    deaths: dict[str, tuple[int, int]] = field(default_factory=dict)  # by unit: how many, and at which step
-
-    def done(self) -> list[dict[str, str]]:
-        """Run them all. Returns the units that failed in a way that must not cost the others, and why."""
-        with Watch(self.console, self.waiting, self.launcher.at_once if self.launcher else 1) as self.watch:
-            if self.launcher:
-                with contextlib.closing(self.launcher), _sigterm() as terminated:
-                    self._elsewhere(self.launcher, terminated)
-            else:
-                self._here()
-        return [{"unit": name, "reason": reason} for name, reason in self.failed.items()]
-
-    def _here(self) -> None:
-        while self.waiting:
-            unit = self.waiting.pop(0)
-            progress = self.watch.start(unit)
-            self._ended(unit, self._lost(unit) or worker.perform(unit, progress))
-
-    def _elsewhere(self, launcher: Launcher, terminated: threading.Event) -> None:
-        looked = time.monotonic()
-        while self.waiting or self.running:
-            if terminated.is_set():
-                raise SystemExit(TERMINATED)
-            changed = self._hand_out(launcher)
-            for unit, handle in list(self.running.values()):
-                if outcome := handle.outcome():
-                    changed = True
-                    del self.running[unit.name]
-                    if outcome.died and self._try_again(unit, launcher.retries):
-                        self.watch.stop(unit)
-                        self.waiting.insert(0, unit)
-                    else:
-                        reason = outcome.reason
-                        if not reason and not unit.done:
-                            reason = "its result cannot be seen here: is --workdir on a disk that all workers share?"
-                        self._ended(unit, reason)
-            if time.monotonic() - looked > 5:
-                looked = time.monotonic()
-                for unit, _ in self.running.values():
-                    if there := lease.holder(worker.lease_file(unit)):
-                        self.watch.report(unit, there.share, there.note)
-            if not changed:
-                time.sleep(_LOOK_EVERY)
-
-    def _hand_out(self, launcher: Launcher) -> bool:
-        """Give the launcher what is ready. Whether anything changed."""
-        open_, before = {unit.name for unit in self.waiting} | self.running.keys(), len(self.waiting)
-        ready: list[Unit] = []
-        for unit in list(self.waiting):
-            if reason := self._lost(unit):
-                self.waiting.remove(unit)
-                self.watch.start(unit)
-                self._ended(unit, reason)
-            elif len(ready) < launcher.room() and not any(need.name in open_ for need in unit.inputs):
-                # Whoever else works at it, by a command or for a driver that was killed, goes on.
-                if lease.working(worker.lease_file(unit)):
-                    continue
-                self.waiting.remove(unit)
-                if unit.done:
-                    self.watch.start(unit)
-                    self._ended(unit, None)
-                else:
-                    ready.append(unit)
-        if ready:
-            jobs = [(unit, worker.job(self.config, self.plan.workdir, unit)) for unit in ready]
-            for unit, handle in zip(ready, launcher.submit(jobs), strict=True):
-                self.watch.start(unit)
-                self.running[unit.name] = unit, handle
-        return len(self.waiting) != before
-
-    def _lost(self, unit: Unit) -> str | None:
-        """Why a unit cannot be run: an input of it failed."""
-        return next((f"{need.name} failed" for need in unit.inputs if need.name in self.failed), None)
-
-    def _try_again(self, unit: Unit, retries: int) -> bool:
-        """Whether a unit whose process died is tried again. Only deaths since it last got further count."""
-        step = latest_step(unit.folder)
-        count, before = self.deaths.get(unit.name, (0, step))
-        self.deaths[unit.name] = count + 1 if step == before else 1, step
-        return self.deaths[unit.name][0] <= retries
-
-    def _ended(self, unit: Unit, reason: str | None) -> None:
-        self.watch.end(unit, f"failed: {reason}" if reason else "done")
-        if reason:
-            self.failed[unit.name] = reason
-        elif unit.stage == "prepare" and not any(each.stage == "prepare" for each in self.waiting):
-            checks.check_sizes(self.plan, self.waiting)
-
-
 @contextlib.contextmanager
 def _driver(workdir: Path, console: Console) -> Iterator[None]:
     """While this process drives the study in `workdir`, no other does.
@@ -263,20 +157,6 @@ def _driver(workdir: Path, console: Console) -> Iterator[None]:
         )
     with taken:
         yield
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
@@ -315,22 +195,23 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         for line in manifest.news(plan):
             console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
-    if not plan.study.methods:
-        if "report" in stages:
-            _report(planner.reporting(plan, None, _all_failures(plan, failures)), console)
-            for part in survey.terminal(planner.surveyed(plan), console.width):
-                console.print(part, highlight=False, markup=False)
-            _say_where(plan, console)
+    if not _READING & {*stages}:
         return
     correlated = planner.correlation(plan)
-    if _READING & {*stages}:
-        if not correlated.inputs:
+    if not correlated.inputs:
+        if set(stages) <= _READING:
             raise InputError(f"nothing in {plan.workdir} is finished yet: add diversity to `stages`")
+        console.print("nothing is measured yet, so there is no report", highlight=False)
+        return
+    if plan.study.methods:
         worker.perform(correlated, _silent)
     if "report" in stages:
-        _report(planner.reporting(plan, correlated, _all_failures(plan, failures)), console)
+        failures = _all_failures(plan, failures)
+        _report(planner.reporting(plan, correlated if plan.study.methods else None, failures), console)
         _show_tables(plan, correlated, console)
-        _say_where(plan, console)
+        console.print(
+            f"report: {plan.workdir / 'report' / 'report.html'}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _all_failures(plan: Plan, failures: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -349,20 +230,19 @@ def _report(unit: Unit, console: Console) -> None:
 
 
 def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:
-    """A study's tables and its answer."""
+    """A study's tables and its answer; of a study that trains nothing, the coefficients."""
+    say = lambda part: console.print(part, highlight=False, markup=False)
+    if not plan.study.methods:
+        for part in survey.terminal(planner.surveyed(plan), console.width):
+            say(part)
+        return
     found = Analysis.from_json(correlated.result)
     first, second = report.terminal_tables(found, console.width)
-    say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
     console.print(first)
     if scales := true_beside_measured(found.diversity):
-        say(scales)
+        say(f"{scales}\n")
     console.print(second)
-    say(conclusion(found, plan.study.evaluation.fixed_test_set))
-
-
-def _say_where(plan: Plan, console: Console) -> None:
-    page = plan.workdir / "report" / "report.html"
-    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{conclusion(found, plan.study.evaluation.fixed_test_set)}\n")
 
 
 def _silent(share: float, note: str) -> None:

@@ -15,7 +15,7 @@ from test_study import tiny
 from jaxdiv.errors import InputError
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.study import config as door
-from jaxdiv.study import lease, planner, runner, worker
+from jaxdiv.study import driver, lease, planner, runner, worker
 from jaxdiv.study.launchers import commands, devices, launcher
 from jaxdiv.study.launchers.local import Worker
 
@@ -26,7 +26,7 @@ def run(tmp_path, launcher, *units):
     """What failed, and what was said."""
     console = Console(file=io.StringIO(), width=200)
     plan = planner.Plan(door.read(CONFIG), tmp_path, {}, {}, None, None, {}, {}, {}, {})
-    failures = runner._Work(plan, list(units), launcher, CONFIG, console).done()
+    failures = driver.Work(plan, list(units), launcher, CONFIG, console).done()
     return {each["unit"]: each["reason"] for each in failures}, console.file.getvalue()
 
 
@@ -55,7 +55,7 @@ def test_a_unit_whose_process_died_is_tried_again_but_not_for_ever(tmp_path, cha
 
 def test_deaths_count_only_since_the_unit_last_got_further(tmp_path, chain, monkeypatch):
     steps = iter([10, 20, 30, 30, 30])
-    monkeypatch.setattr(runner, "latest_step", lambda folder: next(steps))
+    monkeypatch.setattr(driver, "latest_step", lambda folder: next(steps))
     failures, _ = run(tmp_path, Dying(retries=2, **{"train/a": 4}), chain[0])
     assert not failures
 
@@ -87,7 +87,7 @@ def test_what_another_process_works_at_is_not_handed_out_until_it_is_over(tmp_pa
             chain[0].execute(lambda share, note: None)
             theirs.release()
 
-    monkeypatch.setattr(runner.time, "sleep", sleep)
+    monkeypatch.setattr(driver.time, "sleep", sleep)
     engine = Dying()
     failures, _ = run(tmp_path, engine, *chain)
     assert not failures and "train/a" not in engine.order and engine.order[-2:] == ["evaluate/b", "evaluate/a"]
