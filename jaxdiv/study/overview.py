@@ -100,7 +100,7 @@ def _sum(units: Sequence[Unit], states: dict[str, State]) -> str:
     total, guessed = seconds_left(units, {name: state.share for name, state in states.items()})
     if not total:
         return f"{len(units)} units: {words}"
-    how = "guessed for two cores" if guessed > 0.99 else "at the pace of what is done"
+    how = "guessed for two CPU cores" if guessed > 0.99 else "at the pace of what is done"
     if 0.01 < guessed <= 0.99:
         how += f", {guessed:.0%} of it guessed"
     return f"{len(units)} units: {words}; {minutes(total)} of work left, {how}"

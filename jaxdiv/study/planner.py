@@ -345,7 +345,8 @@ def _evaluate(
         inputs = _images(spec.table, unit), trained.folder, size["train_classes"], size["train_images"]
         return evaluate.run(spec, evaluate.Inputs(*inputs), progress)
 
-    return Unit(f"evaluate/{benchmark}/{method}/seed{run}/{test_set}", spec, work, root, inputs, tasks / 50)
+    cost = tasks * (0.02 + 3 * study.task.ways * study.task.queries * train.forward_seconds(study.learner))
+    return Unit(f"evaluate/{benchmark}/{method}/seed{run}/{test_set}", spec, work, root, inputs, cost)
 
 
 def _trained_as(study: Study, method: str) -> str:

@@ -191,7 +191,7 @@ def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished
     lines = done.stdout.splitlines()
     assert sum(line.startswith("run ") for line in lines) == 3  # the rest waits for prepared images
     assert sum(line.startswith("wait ") for line in lines) == 3 + 3 + 6 + 12
-    assert lines[-1].startswith("27 units: 3 run, 24 wait; ") and lines[-1].endswith("guessed for two cores")
+    assert lines[-1].startswith("27 units: 3 run, 24 wait; ") and lines[-1].endswith("guessed for two CPU cores")
     console = Console(file=io.StringIO())
     runner.dry_run(tiny(), finished, planner.STAGES, console)
     assert sum(line.startswith("done ") for line in console.file.getvalue().splitlines()) == 27
