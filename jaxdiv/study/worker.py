@@ -146,6 +146,8 @@ def failure(unit: Unit) -> str | None:
 def run_job(job: Job) -> Outcome:
     """Plan the study of `job` and run its unit. What is wrong is the outcome's reason, never an error."""
     try:
+        if not Path(job.folder).is_dir():
+            raise InputError(f"{job.folder} is not on {platform.node()}: all workers must see the same folders")
         os.chdir(job.folder)
         with in_flags():
             return Outcome(perform(find(_plan(job.config, job.workdir), job.unit), lambda share, note: None))

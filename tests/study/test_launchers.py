@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 import signal
+import sys
 import threading
 from functools import partial
 
@@ -183,6 +184,49 @@ def test_more_workers_than_devices_and_wrong_numbers_are_refused(monkeypatch, tm
     with pytest.raises(InputError, match="unknown launcher 'slum': did you mean 'slurm'"):
         launcher("slum", tmp_path, 0, 0, study)
     assert launcher("local", tmp_path, 0, 0, study) is None
+
+
+def test_an_engine_that_is_missing_and_a_machine_without_slurm_are_said_in_a_line(monkeypatch, tmp_path):
+    study = door.read(tiny())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"--launcher=slurm: .*srun.*login node"):
+        launcher("slurm", tmp_path, 0, 0, study)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"--launcher=ray needs ray: pip install 'jaxdiv\[ray\]'"):
+        launcher("ray", tmp_path, 0, 0, study)
+
+
+def test_slurm_is_asked_for_what_the_stage_needs(tmp_path):
+    fields = {"launch.cluster": "local", "launch.partition": "gpu", "launch.minutes": 30, "launch.train.minutes": 1440}
+    fields |= {"launch.prepare.partition": "cpu", "launch.account": "lab", "launch.setup": ("module load cuda",)}
+    slurm = launcher("slurm", tmp_path, 0, 2, door.read(tiny(**fields)))
+    train, prepared = slurm._parameters("train"), slurm._parameters("prepare")
+    assert (train["timeout_min"], prepared["timeout_min"]) == (1440, 30)
+    assert (train["slurm_partition"], prepared["slurm_partition"]) == ("gpu", "cpu")
+    assert (train["gpus_per_node"], prepared["gpus_per_node"]) == (2, 0)  # --devices_per_unit=2
+    assert train["slurm_account"] == "lab" and "slurm_qos" not in train and train["slurm_setup"] == ["module load cuda"]
+    slurm._executor.update_parameters(**train)  # submitit knows all of them
+
+
+def test_what_a_cluster_is_asked_for_changes_no_result(tmp_path):
+    ids = [
+        [worker.unit_id(each) for each in planner.plan(door.read(tiny(**fields)), tmp_path).units]
+        for fields in ({}, {"launch.gpus": 8, "launch.train.minutes": 5, "launch.retries": 9})
+    ]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"launch.train.minutes": 0}, "--config.launch.train.minutes is 0: it must be at least 1"),
+        ({"launch.cluster": "pbs"}, "unknown cluster 'pbs': valid: local, slurm"),
+        ({"launch.retries": -1}, "--config.launch.retries is -1"),
+    ],
+)
+def test_a_wrong_number_for_a_cluster_names_its_flag(fields, line):
+    with pytest.raises(InputError, match=line):
+        door.read(tiny(**fields))
 
 
 def test_units_by_pattern_bring_what_they_need_and_a_pattern_of_nothing_names_the_nearest(tmp_path):

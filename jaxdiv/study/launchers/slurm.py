@@ -44,8 +44,10 @@ class Slurm:
     """SLURM, or submitit's own executor on this machine. Logs are in `WORKDIR/slurm`."""
 
     def __init__(self, settings: Launch, workdir: Path, workers: int, devices_per_unit: int):
-        self.at_once, self.retries = workers or 16, settings.retries
-        self._settings, self._most, self._devices = settings, workers, devices_per_unit
+        # submitit's own executor starts at once whatever it is given; SLURM has a queue.
+        self._most = workers or (1 if settings.cluster == "local" else 0)
+        self.at_once, self.retries = self._most or 16, settings.retries
+        self._settings, self._devices = settings, devices_per_unit
         self._running: list[_Submitted] = []
         folder, requeues = workdir / "slurm", {"slurm_max_num_timeout": settings.requeues}
         try:
