@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError, unknown, visible
 from jaxdiv.files import local_path
-from jaxdiv.study.flags import split_flags
+from jaxdiv.study.flags import last_of_each, split_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(_help(argv[0]), end="")
         sys.exit(0)
     try:
-        argv, own = split_flags(_named(argv))
+        argv, own = split_flags(last_of_each(_named(argv)))
         _define_flags(argv)
     except InputError as error:
         sys.exit(_fail(str(error)))
@@ -77,7 +77,11 @@ def _define_flags(argv: list[str]) -> None:
     config_flags.DEFINE_config_file("config", default, text, sys_argv=argv)
     flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
     stages = "prepare,select,embed,diversity,train,evaluate,correlate,report"
-    flags.DEFINE_list("stages", stages, "Which links of the chain to run, a comma between them.")
+    flags.DEFINE_list(
+        "stages",
+        stages,
+        "Which links of the chain to run, a comma between them; or verify, alone: every result against its checksum.",
+    )
     flags.DEFINE_string(
         "coordinator",
         None,
@@ -95,11 +99,12 @@ def _define_flags(argv: list[str]) -> None:
 
 def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     if len(argv) > 1:
-        return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; see --help")
+        quoted = "put quotes around a value with a space, --workdir='my study'"
+        return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; {quoted}; see --help")
     import jax
-    from rich.console import Console
 
     from jaxdiv.study import own_sets, worker
+    from jaxdiv.study.terminal import Terminal
 
     worker.set_up_process()
     given = flags.FLAGS
@@ -124,8 +129,10 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
         asked = os.environ.get("JAX_PLATFORMS", "")
         return _fail(f"JAX has no device on JAX_PLATFORMS={asked!r} ({reason}): unset it, or `cpu`")
     try:
+        if not given.workdir.strip():
+            return _fail("--workdir is empty: give the folder of the study's results")
         workdir = Path(local_path(given.workdir, "--workdir"))
-        return _act(config, workdir, Console())
+        return _act(config, workdir, Terminal())
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -140,6 +147,8 @@ def _act(config: ConfigDict, workdir: Path, console: "Console") -> int:
     if given.dry_run:
         runner.dry_run(config, workdir, given.stages, console, given.units)
         return 0
+    if given.stages == ["verify"]:
+        return runner.verify_results(config, workdir, given.units, console)
     if given.unit:
         return runner.run_unit(config, workdir, given.unit, console)
     if given.launcher == "commands":
@@ -221,5 +230,5 @@ def _help(program: str) -> str:
 
 
 def _fail(message: str) -> int:
-    print("error:", " ".join(message.replace("\\n", " ").replace("\\", "").split()), file=sys.stderr)
+    print("error:", visible(" ".join(message.replace("\\n", " ").replace("\\", "").split())), file=sys.stderr)
     return 1

@@ -15,7 +15,7 @@ from jaxdiv.data import synthetic
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.public import in_imagenet, mini_imagenet, sources
 from jaxdiv.data.public.sources import Archive, Source
-from jaxdiv.errors import unknown
+from jaxdiv.errors import InputError, unknown
 
 SPLITS = ("train", "val", "test")
 
@@ -288,6 +288,8 @@ def components(name: str, own: Collection[str] = ()) -> tuple[str, ...]:
             parts += tuple(own)
         elif part in own or is_known(part):
             parts += (part,)
+        elif part.startswith(synthetic.PREFIX):
+            raise InputError(f"benchmark {part!r}: its spread must be a number from 1e-6 to 1000, as in 'gauss-0.25'")
         else:
             raise unknown("benchmark", part, [*BASE_SETS, *UNIONS, *own, OWN, "gauss-0.25"])
     return parts

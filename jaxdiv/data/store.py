@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from jaxdiv.errors import InputError
 from jaxdiv.files import locked, writing
 
 # A mean and a standard deviation of each channel, of pixels in 0..1; None: what the registry says.
@@ -148,9 +149,20 @@ def _end(
 
 
 def read_table(folder: Path) -> Stored:
-    """A table that `write_table` or `write_rows` wrote. No pixel is read before it is used."""
-    classes = json.loads((folder / "classes.json").read_text())
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    given = classes.get("statistics")
-    statistics = given and (tuple(given[0]), tuple(given[1]))
-    return Stored(images, np.array(classes["count"]), np.array(classes["split"]), tuple(classes["names"]), statistics)
+    """A table that `write_table` or `write_rows` wrote. No pixel is read before it is used.
+
+    Raises:
+      InputError: it is not whole.
+    """
+    try:
+        classes = json.loads((folder / "classes.json").read_bytes())
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        given = classes.get("statistics")
+        statistics = given and (tuple(given[0]), tuple(given[1]))
+        count, split, names = (classes[name] for name in ("count", "split", "names"))
+        if images.dtype != np.uint8 or not len(count) == len(split) == len(names) or sum(count) != len(images):
+            raise ValueError("its images and classes do not agree")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the table {folder} is damaged ({reason}): delete the folder, and prepare it again") from None
+    return Stored(images, np.array(count), np.array(split), tuple(names), statistics)

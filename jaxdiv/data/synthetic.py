@@ -8,6 +8,7 @@ between two tasks is then exactly `1 - mean_y exp(-|c_y - c'_y|² / 8σ²)`, and
 N(0, s²I) and N(0, t²I) is `1 - (1 + (s² + t²) / 4σ²)^(-d/2)`: a Gaussian integral.
 """
 
+import re
 from functools import partial
 
 import jax
@@ -18,17 +19,16 @@ from jaxtyping import Array, Float
 LATENTS = 8
 WITHIN_CLASS = 0.2  # σ: the spread of a class's own images
 PREFIX = "gauss-"
+_LEAST, _MOST = 1e-6, 1000.0
+_NAME = re.compile(PREFIX + r"(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
 
 
 def spread(name: str) -> float | None:
-    """The `s` of a generated benchmark's name (`gauss-0.25` -> 0.25); None for any other name."""
-    if not name.startswith(PREFIX):
+    """The `s` of a generated benchmark's name (`gauss-0.25` -> 0.25), above 0 and at most 1000; None for any other."""
+    if not _NAME.fullmatch(name):
         return None
-    try:
-        value = float(name.removeprefix(PREFIX))
-    except ValueError:
-        return None
-    return value if np.isfinite(value) and value > 0 else None
+    value = float(name.removeprefix(PREFIX))
+    return value if _LEAST <= value <= _MOST else None
 
 
 def true_diversity(spreads: list[float]) -> float:

@@ -103,7 +103,7 @@ def train(
         step = manager.latest_step() or 0
         if step:
             state = restore(manager, step, state, run)
-        log.begin(step)
+        log.begin(step, run.last)
         before = run.seconds
         keys_of = lambda step: jax.random.split(jax.random.fold_in(for_steps, step))
         batches = prefetch(sample, (keys_of(later)[0] for later in range(step + 1, settings.steps + 1)))
@@ -121,6 +121,7 @@ def train(
                     found = validate(*on_host((state["params"], state["model_state"])))
                     run.validated(step, found["accuracy"])
                     log.validated(step, found)
+                run.last = log.last()
                 save(manager, step, state, run)
             if stopping:
                 manager.wait_until_finished()

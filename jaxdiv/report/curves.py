@@ -1,11 +1,12 @@
 """How training went: validation accuracy against outer steps, one panel per benchmark, one line per run."""
 
-import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxdiv.files import replacing
+from jaxdiv.methods.metrics import read_lines
 from jaxdiv.methods.registry import METHODS
 from jaxdiv.report.plotting import RC, styles
 from jaxdiv.report.wording import method_name
@@ -25,8 +26,8 @@ class Curve(NamedTuple):
 
 def read_curve(benchmark: str, method: str, metrics: Path) -> Curve:
     """The validations in a run's `metrics.jsonl`; empty where it was not validated."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    found = [(line["step"], line["validation"]["accuracy"]) for line in lines if "validation" in line]
+    lines = [line for line in read_lines(metrics) if isinstance(line.get("validation"), dict)]
+    found = [(line["step"], line["validation"].get("accuracy", math.nan)) for line in lines]
     return Curve(benchmark, method, [step for step, _ in found], [share for _, share in found])
 
 

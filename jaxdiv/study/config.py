@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from jaxdiv.data import prepare, registry
+from jaxdiv.data import prepare, registry, synthetic
 from jaxdiv.data.own.found import OwnSet
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.files import local_path
@@ -44,13 +44,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Study(sections.Section):
     """A whole study, checked as far as the configuration alone tells."""
 
-    seed: Annotated[int, sections.Range(0)]
-    benchmarks: tuple
+    seed: sections.Seed
+    benchmarks: Annotated[tuple, sections.Each(str)]
     datasets: dict
     images: str
     preset: str
-    methods: tuple
-    seeds: tuple
+    methods: Annotated[tuple, sections.Each(str, (sections.OneOf("method", METHODS),))]
+    seeds: Annotated[tuple, sections.Each(int, (sections.Range(0, 2**32),))]
     task: sections.Task
     data: sections.Data
     controlled: sections.Controlled
@@ -64,14 +64,8 @@ class Study(sections.Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for method in self.methods:
-            if method not in METHODS:
-                raise unknown("method", method, METHODS)
         for name, least in (("benchmarks", 0), ("methods", 0), ("seeds", 1)):
             sections.check_each_once(name, getattr(self, name), least)
-        for seed in self.seeds:
-            if not sections.fits(seed, int) or seed < 0:
-                raise InputError(f"--config.seeds is {self.seeds}: each must be a whole number, at least 0")
         with in_flags(pixels="--config.probe.pixels"):
             check_pixels(self.probe.name, self.probe.pixels)
         _check_benchmarks(self)
@@ -222,6 +216,10 @@ def _check_benchmarks(study: Study) -> None:
         )
     names = (*study.measured, study.fixed_test_set)
     used = {base for name in names for base in registry.components(name, study.own)}
+    spreads: dict[float | None, str] = {}
+    for base in sorted(used):
+        if (spread := synthetic.spread(base)) is not None and (same := spreads.setdefault(spread, base)) != base:
+            raise InputError(f"--config.benchmarks has {same} and {base}, which are one benchmark: write both alike")
     if registry.OWN in used:
         raise InputError(f"benchmark {registry.OWN!r} is your own folder of images: name it by --config.images=DIR")
 

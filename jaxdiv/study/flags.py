@@ -51,6 +51,20 @@ def in_flags(**more: str) -> Iterator[None]:
         raise InputError(_ARGUMENT.sub(flag, str(error))) from error.__cause__
 
 
+def last_of_each(argv: Sequence[str]) -> list[str]:
+    """The command line with the last of each `--config.FIELD=VALUE` that is given more than once.
+
+    ml_collections would add the entries of a list up, and takes the last of everything else.
+    """
+    given = [argument.partition("=")[0].lstrip("-") if "=" in argument else "" for argument in argv]
+    last = {flag: number for number, flag in enumerate(given)}
+    return [
+        argument
+        for number, (argument, flag) in enumerate(zip(argv, given, strict=True))
+        if not (argument.startswith("-") and flag.startswith("config.")) or last[flag] == number
+    ]
+
+
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
     """The command line without `--config.datasets.NAME.FIELD=VALUE`, and these: ml_collections sets no new fields.
 

@@ -1,17 +1,20 @@
 """`WORKDIR/data`: what was prepared from which archives, and a contact sheet of each benchmark."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from jaxdiv.data import contact_sheet, registry, store
-from jaxdiv.files import replacing
+from jaxdiv.files import replacing, writing
 from jaxdiv.report import data_sets
+from jaxdiv.study import seal
 from jaxdiv.study.planner import Plan, shown, table_folder
 
 
 def write(plan: Plan) -> Path | None:
-    """Write the manifest and the contact sheets; None where they are there already. Every base set must be prepared."""
+    """Write the manifest and the contact sheets; None where they are there as they were written. Every base set must be
+    prepared."""
     study, folder = plan.study, plan.workdir / "data"
     pixels = max(pixels for _, pixels in plan.prepared)
     manifest: dict[str, Any] = {
@@ -25,17 +28,29 @@ def write(plan: Plan) -> Path | None:
             for split in registry.SPLITS
         }
         manifest["benchmarks"][name] = {"components": study.bases(name), "pixels": pixels} | splits
-    file, text = folder / "manifest.json", json.dumps(manifest, indent=1)
-    if file.exists() and file.read_text() == text:
+    file, manifest = folder / "manifest.json", json.loads(json.dumps(manifest))
+    before = seal.read_json(file)
+    sheets = before.pop("contact_sheets", {})
+    if before == manifest and sheets and all(_sha256(folder / name) == known for name, known in sheets.items()):
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in shown(study):
-        stored = [store.read_table(table_folder(unit)) for unit in plan.parts(name, pixels)]
-        with replacing(folder / f"{name}.png") as temporary:
-            contact_sheet.contact_sheet(name, stored, study.own, _notes(plan)).save(temporary, "PNG")
-    with replacing(file) as temporary:
-        temporary.write_text(text)
+    with writing(folder, "`folder`"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in shown(study):
+            stored = [store.read_table(table_folder(unit)) for unit in plan.parts(name, pixels)]
+            with replacing(folder / f"{name}.png") as temporary:
+                contact_sheet.contact_sheet(name, stored, study.own, _notes(plan)).save(temporary, "PNG")
+        made = {f"{name}.png": _sha256(folder / f"{name}.png") for name in shown(study)}
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps({**manifest, "contact_sheets": made}, indent=1))
     return file
+
+
+def _sha256(file: Path) -> str | None:
+    """Of a file; None if it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _notes(plan: Plan) -> dict[str, list[str]]:

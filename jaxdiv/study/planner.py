@@ -26,6 +26,7 @@ from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, provenance
 from jaxdiv.task2vec import fisher
 
+_TABLE = "table"  # the folder of the images in a unit of `prepare`
 STAGES = ("prepare", "select", "embed", "diversity", "train", "evaluate", "correlate", "report")
 
 
@@ -149,12 +150,13 @@ def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[st
     inputs = (
         (correlated,) if correlated else tuple(filter(_is_done, (*plan.prepared.values(), *plan.measured.values())))
     )
-    return Unit("report", spec, work, plan.workdir / "units", inputs, at=folder)
+    keeps = lambda result: result["files"]
+    return Unit("report", spec, work, plan.workdir / "units", inputs, at=folder, keeps=keeps)
 
 
 def table_folder(prepared: Unit) -> Path:
     """Where a prepared base set's images are."""
-    return prepared.folder / "table"
+    return prepared.folder / _TABLE
 
 
 def surveyed(plan: Plan) -> survey.Survey:
@@ -225,7 +227,8 @@ def _prepare(study: Study, root: Path, base: str, pixels: int, known: prepare.Kn
     spec = prepare.spec(base, pixels, study.data_settings, known)
     work = lambda unit, progress: prepare.run(spec, table_folder(unit), progress)
     cost = 0.5 if synthetic.spread(base) is not None else 20.0
-    return Unit(f"prepare/{base}/{pixels}px", spec, work, root, cost=cost, returns=prepare.Result)
+    name, keeps = f"prepare/{base}/{pixels}px", lambda result: [_TABLE]
+    return Unit(name, spec, work, root, cost=cost, returns=prepare.Result, keeps=keeps)
 
 
 def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
@@ -317,7 +320,8 @@ def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inpu
         validation = _images(spec.validation, unit) if spec.validation else None
         return train.run(spec, train.Inputs(_images(spec.table, unit), validation, unit.folder), progress)
 
-    return Unit(name, spec, work, root, inputs, train.cost(spec), begin)
+    keeps = lambda result: [f"checkpoints/{result['checkpoint']}"]
+    return Unit(name, spec, work, root, inputs, train.cost(spec), begin, returns=train.Result, keeps=keeps)
 
 
 def _evaluate(
@@ -342,8 +346,8 @@ def _evaluate(
 
     def work(unit: Unit, progress: ProgressFn) -> evaluate.Result:
         size = trained.result
-        inputs = _images(spec.table, unit), trained.folder, size["train_classes"], size["train_images"]
-        return evaluate.run(spec, evaluate.Inputs(*inputs), progress)
+        which = trained.folder, size["checkpoint"], size["train_classes"], size["train_images"]
+        return evaluate.run(spec, evaluate.Inputs(_images(spec.table, unit), *which), progress)
 
     cost = tasks * (0.02 + 3 * study.task.ways * study.task.queries * train.forward_seconds(study.learner))
     return Unit(f"evaluate/{benchmark}/{method}/seed{run}/{test_set}", spec, work, root, inputs, cost)

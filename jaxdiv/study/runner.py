@@ -14,7 +14,7 @@ from jaxdiv.files import replacing
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
-from jaxdiv.study import checks, lease, manifest, planner, worker
+from jaxdiv.study import checks, lease, manifest, planner, verify, worker
 from jaxdiv.study import config as door
 from jaxdiv.study.driver import Work
 from jaxdiv.study.flags import in_flags
@@ -70,6 +70,10 @@ def run(
         console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
         failures: list[dict[str, str]] = []
         while todo:
+            for unit in todo:
+                for problem in unit.problems()[:1]:
+                    say = f"{unit.name} is made again: {problem}"
+                    console.print(say, highlight=False, markup=False, soft_wrap=True)
             failures += Work(plan, todo, launch(plan.study), config, console).done()
             # Where an input was made again and says something else, what was computed from it is made again too.
             ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
@@ -118,6 +122,31 @@ def commands(
     # The first stage has nothing left to do then but the data folder.
     after = [stage for stage in stages if stage in {"prepare", *_READING}]
     return script(todo, command, Path.cwd(), after)
+
+
+@in_flags()
+def verify_results(config: ConfigDict, workdir: Path, units: Sequence[str], console: Console) -> int:
+    """Read every file of every result and compare it with its checksum. Writes nothing.
+
+    Returns the exit code: 1 if something no longer matches.
+
+    Raises:
+      InputError: as `dry_run`.
+    """
+    plan = planner.plan(door.read(config), workdir)
+    listed = checks.chosen(plan, planner.STAGES, units)
+    correlated = planner.correlation(plan)
+    if plan.study.methods and not units:
+        listed += [correlated, planner.reporting(plan, correlated, _all_failures(plan, []))]
+    elif not units:
+        listed.append(planner.reporting(plan, None, _all_failures(plan, [])))
+    problems = [f"{unit.name}: {line}" for unit in listed for line in verify.verify(unit)]
+    for line in problems:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    there = sum((unit.folder / "result.json").exists() for unit in listed)
+    again = "; a run makes what is damaged again" if problems else ""
+    console.print(f"{there} results read, {len(problems)} problems{again}", highlight=False)
+    return 1 if problems else 0
 
 
 @in_flags()
@@ -177,7 +206,7 @@ def _record(plan: Plan) -> None:
     file, text = plan.workdir / "study.json", json.dumps(door.flat(plan.study), indent=1)
     try:
         plan.workdir.mkdir(parents=True, exist_ok=True)
-        if not file.exists() or file.read_text() != text:
+        if not file.exists() or file.read_bytes() != text.encode():
             with replacing(file) as temporary:
                 temporary.write_text(text)
     except OSError as error:
@@ -224,7 +253,7 @@ def _all_failures(plan: Plan, failures: Sequence[dict[str, str]]) -> list[dict[s
 
 def _report(unit: Unit, console: Console) -> None:
     """Write the report unless it is there as it was written."""
-    if not unit.done or not (unit.folder / "report.html").exists():
+    if not unit.done:
         with console.status("drawing the report"):
             worker.perform(unit, _silent, again=True)
 

@@ -5,7 +5,7 @@
 
 import abc
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
@@ -27,6 +27,10 @@ PRECISIONS = ("highest", "high", "default")
 NO_RESULT = {"identity": False}
 
 
+# In an error: what a value of a type is.
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+
+
 @dataclass(frozen=True)
 class Range:
     """A field's number must be at least `least` and smaller than `below`."""
@@ -36,11 +40,28 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Each:
+    """Each entry of a list must be of `kind` and pass `rules`; there must be `count` of them, where that is given."""
+
+    kind: type
+    rules: tuple = ()
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class OneOf:
     """A field's text must be one of the names in `valid`; `kind` says in an error what they are names of."""
 
     kind: str
     valid: Collection[str]
+
+
+# A seed: JAX makes a key of its last 32 bits alone, so that seed 2^32 would be seed 0.
+Seed = Annotated[int, Range(0, 2**32)]
+# A side in pixels: more would be asked for by mistake, and is refused before terabytes are.
+_MOST_PIXELS = 1025
+# Rates and the like are float32 on a device, where more is infinite.
+_FINITE = 3e38
 
 
 class Section:
@@ -54,17 +75,27 @@ class Section:
             if get_origin(annotation) is ClassVar:
                 continue
             kind, rules = getattr(annotation, "__origin__", annotation), getattr(annotation, "__metadata__", ())
-            value, flag = getattr(self, name), f"--config.{self.PATH}{name}"
-            if not fits(value, kind):
-                what = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-                raise InputError(f"{flag} is {value!r}: it must be {what.get(kind, 'a list')}")
-            for rule in rules:
-                if isinstance(rule, OneOf) and value not in rule.valid:
-                    raise unknown(rule.kind, value, rule.valid)
-                if isinstance(rule, Range) and value < rule.least:
-                    raise InputError(f"{flag} is {value}: it must be at least {rule.least}")
-                if isinstance(rule, Range) and value >= rule.below:
-                    raise InputError(f"{flag} is {value}: it must be below {rule.below}")
+            _check(f"--config.{self.PATH}{name} is", getattr(self, name), kind, rules)
+
+
+def _check(what: str, value: Any, kind: Any, rules: Sequence[Any]) -> None:
+    """Raise InputError, which begins with `what`, where a value is not of its type or breaks a rule."""
+    if not fits(value, kind):
+        raise InputError(f"{what} {value!r}: it must be {_KINDS.get(kind, 'a list')}")
+    if kind is int and not any(isinstance(rule, Range) and rule.below < math.inf for rule in rules):
+        rules = [*rules, Range(-(2**31), 2**31)]  # what counts on a device
+    for rule in rules:
+        if isinstance(rule, OneOf) and value not in rule.valid:
+            raise unknown(rule.kind, value, rule.valid)
+        if isinstance(rule, Range) and value < rule.least:
+            raise InputError(f"{what} {value}: it must be at least {rule.least}")
+        if isinstance(rule, Range) and value >= rule.below:
+            raise InputError(f"{what} {value}: it must be below {rule.below}")
+        if isinstance(rule, Each):
+            if rule.count not in (None, len(value)):
+                raise InputError(f"{what} {value}: it must have {rule.count} entries")
+            for each in value:
+                _check(f"{what} {value} with", each, rule.kind, rule.rules)
 
 
 def check_each_once(name: str, given: tuple, least: int) -> None:
@@ -97,8 +128,8 @@ class Split(Section):
     """How the classes of the user's own data sets are split."""
 
     PATH: ClassVar[str] = "data.split."
-    fractions: tuple
-    seed: Annotated[int, Range(0)]
+    fractions: Annotated[tuple, Each(float, (Range(0),), count=3)]
+    seed: Seed
     file: str
 
 
@@ -134,8 +165,8 @@ class Data(Section):
     split: Split
     cut: Cut
     augment: Augment
-    classes: tuple
-    images_per_class: int
+    classes: Annotated[tuple, Each(int, (Range(0, 10**6),), count=3)]
+    images_per_class: Annotated[int, Range(1, 10**6)]
 
 
 @dataclass(frozen=True)
@@ -157,8 +188,8 @@ class Probe(Section):
     PATH: ClassVar[str] = "probe."
     name: Annotated[str, OneOf("probe", PROBES)]
     weights: str
-    seed: Annotated[int, Range(0)]
-    pixels: Annotated[int, Range(8)]
+    seed: Seed
+    pixels: Annotated[int, Range(8, _MOST_PIXELS)]
     tasks: Annotated[int, Range(3)]
     estimator: Annotated[str, OneOf("estimator", fisher.ESTIMATORS)]
     head: Annotated[str, OneOf("head", HEADS)]
@@ -174,7 +205,7 @@ class Learner(Section):
     PATH: ClassVar[str] = "learner."
     net: Annotated[str, OneOf("network", NETS)]
     width: Annotated[int, Range(1)]
-    pixels: Annotated[int, Range(16)]
+    pixels: Annotated[int, Range(16, _MOST_PIXELS)]
     dropout: Annotated[float, Range(0, 1)]
     compute: Annotated[str, OneOf("compute type", COMPUTE)]
     batch_norm: Annotated[str, OneOf("batch-norm policy", BATCH_NORM)]
@@ -185,7 +216,7 @@ class MethodSection(Section, abc.ABC):
     """How one method trains. `steps` is a setting of its own in what is trained (`stages.train.Spec`)."""
 
     steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
-    learning_rate: Annotated[float, Range(0)]
+    learning_rate: Annotated[float, Range(0, _FINITE)]
 
     @property
     @abc.abstractmethod
@@ -221,7 +252,7 @@ class MAML(Episodic):
     """MAML of every order. `train_inner_steps` is part of the name of the method that is trained."""
 
     PATH: ClassVar[str] = "maml."
-    inner_lr: Annotated[float, Range(0)]
+    inner_lr: Annotated[float, Range(0, _FINITE)]
     train_inner_steps: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
     inner_params: Annotated[str, OneOf("choice of maml.inner_params", INNER_PARAMS)]
     learn_inner_lr: bool
@@ -254,9 +285,9 @@ class Training(Section):
     optimizer: Annotated[str, OneOf("optimizer", OPTIMIZERS)]
     schedule: Annotated[str, OneOf("schedule", SCHEDULES)]
     warmup: Annotated[int, Range(0)]
-    weight_decay: Annotated[float, Range(0)]
-    grad_clip_norm: Annotated[float, Range(0)]
-    minutes: Annotated[float, Range(0)]
+    weight_decay: Annotated[float, Range(0, _FINITE)]
+    grad_clip_norm: Annotated[float, Range(0, _FINITE)]
+    minutes: Annotated[float, Range(0, _FINITE)]
     validate_every: Annotated[int, Range(0)]
     validation_tasks: Annotated[int, Range(2)] = field(metadata=NO_RESULT)
     patience: Annotated[int, Range(0)]
@@ -274,13 +305,10 @@ class Evaluation(Section):
 
     PATH: ClassVar[str] = "evaluation."
     tasks: Annotated[int, Range(2)]
-    test_sets: tuple
+    test_sets: Annotated[tuple, Each(str, (OneOf("test set", TEST_SETS),))]
     fixed_test_set: str
     dropout: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_each_once("evaluation.test_sets", self.test_sets, 1)
-        for name in self.test_sets:
-            if name not in TEST_SETS:
-                raise unknown("test set", name, TEST_SETS)

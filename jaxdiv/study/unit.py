@@ -1,17 +1,23 @@
 """A unit of work and its result on disk. Its digest is its only identity.
 
-The digest covers everything that the result depends on: the unit's name, its spec and its inputs' digests. A result is
-in `WORKDIR/units/NAME/DIGEST` and complete once `result.json` is there, which is written last and atomically. Those of
-other settings are beside it, and none is ever taken for another.
+The digest covers everything that is known beforehand of what the result depends on: the unit's name and version, its
+spec and its inputs' digests. A result is in `WORKDIR/units/NAME/DIGEST` and complete once `result.json` is there, which
+is written last and atomically. Those of other settings are beside it, and none is ever taken for another.
+
+`result.json` also has what is known only afterwards: the seals of itself and of all files of the result (`seal.py`),
+the checksum of what the result says, its content, and those of its inputs. A result is used only if all of them hold.
+So whatever is damaged is made again, and when an input has changed, what was computed from it is made again as well.
 """
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +27,22 @@ import jax
 import numpy as np
 
 from jaxdiv.errors import InputError
-from jaxdiv.files import replacing
+from jaxdiv.files import replacing, unless_full, writing
+from jaxdiv.study import seal
 from jaxdiv.version import __version__
+
+# By stage; raise one when the same settings give another result. It is no release's number: a release that computes
+# the same must not cost a study the days that its results took.
+VERSIONS = {
+    "prepare": 1,
+    "select": 1,
+    "embed": 1,
+    "diversity": 1,
+    "train": 1,
+    "evaluate": 1,
+    "correlate": 1,
+    "report": 1,
+}
 
 # Called while a unit runs with the share of it that is done, 0..1, and a word on how it goes.
 ProgressFn = Callable[[float, str], None]
@@ -44,6 +64,7 @@ class Unit:
       at: its folder, where that is not one for each digest: only the latest result is then kept.
       returns: the dataclass that `work` returns. A result with other fields, which an earlier version left, is made
         again. None: its fields are not looked at.
+      keeps: the files and folders inside `folder` that belong to a result, by its values, besides its arrays.
     """
 
     name: str
@@ -55,6 +76,7 @@ class Unit:
     on_begin: Callable[["Unit"], None] = lambda unit: None
     at: Path | None = None
     returns: type | None = None
+    keeps: Callable[[Mapping[str, Any]], Sequence[str]] = lambda result: ()
 
     @property
     def stage(self) -> str:
@@ -67,7 +89,8 @@ class Unit:
 
     @cached_property
     def digest(self) -> str:
-        parts = [self.name, self.settings, {unit.name: unit.digest for unit in self.inputs}]
+        version = VERSIONS.get(self.stage, 1)
+        parts = [self.name, version, self.settings, {unit.name: unit.digest for unit in self.inputs}]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -77,15 +100,39 @@ class Unit:
 
     @property
     def done(self) -> bool:
-        record = _read(self.folder / "result.json")
-        if record.get("digest") != self.digest:
-            return False
-        return self.returns is None or {each.name for each in fields(self.returns)} == record["result"].keys()
+        """Whether its result is there, whole, and made from its inputs as they are now."""
+        return bool(self._record) and not self.problems()
+
+    def problems(self, thorough: bool = False) -> list[str]:
+        """Why a result that is there cannot be used, in lines; none where it can be, or where there is none.
+
+        Args:
+          thorough: read every file, instead of those alone whose size or times have changed.
+        """
+        record = self._record
+        if not record:
+            there = self.at is None and os.path.lexists(self.folder / "result.json")
+            return ["result.json is damaged"] if there else []
+        if self.returns and {each.name for each in fields(self.returns)} != record["result"].keys():
+            return ["it is of another version of jaxdiv"]
+        # An input that is gone cannot differ: a study may be kept without the tables that it was made from.
+        now = {need.name: need.content for need in self.inputs}
+        lines = [
+            f"{name} is no longer what it was made from"
+            for name, content in record["contents"].items()
+            if now[name] not in (None, content)
+        ]
+        return lines + seal.broken(self.folder, record["files"], thorough)
+
+    @property
+    def content(self) -> str | None:
+        """The checksum of what its result says; None where there is none."""
+        return self._record.get("content")
 
     @property
     def result(self) -> dict[str, Any]:
         """The result's values but its arrays."""
-        return json.loads((self.folder / "result.json").read_text())["result"]
+        return self._record["result"]
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -98,58 +145,105 @@ class Unit:
 
     @property
     def previous(self) -> dict[str, Any]:
-        """The values of whatever result is in its folder: of a unit with a folder `at`, also one of other settings."""
-        return _read(self.folder / "result.json").get("result", {})
+        """The values of whatever whole result is in its folder: with a folder `at`, also one of other settings."""
+        return seal.read_record(self.folder / "result.json").get("result", {})
 
     def begin(self) -> None:
-        """Say in its folder whose it is. By the first host, before any of them executes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "settings.json", self._identity)
-        self.on_begin(self)
+        """Say in its folder whose it is. By the first host, before any of them executes.
+
+        Raises:
+          InputError: the folder cannot be written.
+        """
+        with writing(self.folder, "`folder`"):
+            if not self.at and seal.read_json(self.folder / "settings.json").get("contents") != self._contents:
+                shutil.rmtree(self.folder, ignore_errors=True)  # begun with inputs that were not what they are now
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in ("settings.json", "result.json", "arrays.npz"):
+                if (self.folder / name).is_dir():  # in the way of a file, which would be known hours later
+                    shutil.rmtree(self.folder / name)
+            _write(self.folder / "settings.json", self._identity)
+            self.on_begin(self)
 
     def execute(self, progress: ProgressFn) -> None:
-        """Do the work and save the result."""
+        """Do the work and save the result.
+
+        Raises:
+          InputError: the disk is full, or has become read-only; and as the work does.
+        """
         start = time.monotonic()
-        values, arrays = _parted(self.work(self, progress))
-        if jax.process_index() != 0:
-            return  # of the hosts that ran it together, the first writes
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if arrays:
-            with replacing(self.folder / "arrays.npz") as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-        made = {"seconds": round(time.monotonic() - start, 3), "provenance": provenance(), "result": values}
-        _write(self.folder / "result.json", self._identity | made)
+        with unless_full(self.folder, "`folder`"):
+            result = self.work(self, progress)
+            if jax.process_index() != 0:
+                return  # of the hosts that ran it together, the first writes
+            values, arrays = _parted(result)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if arrays:
+                with replacing(self.folder / "arrays.npz") as temporary, temporary.open("wb") as file:
+                    np.savez(file, **arrays)  # type: ignore[arg-type]
+            said = json.loads(json.dumps(_identity(result, arrays)))
+            made = {
+                "seconds": round(time.monotonic() - start, 3),
+                "provenance": provenance(),
+                "result": values,
+                "content": seal.of_values(said, arrays),
+                "files": seal.of_files(self.folder, [*(["arrays.npz"] if arrays else []), *self.keeps(values)]),
+            }
+            _write(self.folder / "result.json", seal.of_record(json.loads(json.dumps(self._identity | made))))
 
     def kin(self, but: str) -> list[tuple[Any, Path]]:
         """Units that differ from this one in the setting `but` alone: its value there, and their folder."""
         found = []
-        for file in self.folder.parent.glob("*/settings.json"):
-            theirs = _read(file)
-            settings = theirs.get("settings", {})
-            alike = {**settings, but: None} == {**self.settings, but: None}
-            if alike and theirs["inputs"] == self._identity["inputs"] and theirs["digest"] != self.digest:
+        for file in sorted(self.folder.parent.glob("*/settings.json")):
+            theirs = seal.read_json(file)
+            settings = theirs.get("settings")
+            if not isinstance(settings, dict) or but not in settings or theirs.get("digest") == self.digest:
+                continue
+            mine = {**self._identity, "settings": {**self.settings, but: None}, "digest": None}
+            if {**theirs, "settings": {**settings, but: None}, "digest": None} == mine:
                 found.append((settings[but], file.parent))
         return found
 
     @property
+    def _record(self) -> dict[str, Any]:
+        """What `result.json` says; empty where it is not of this unit, or damaged."""
+        record = seal.read_record(self.folder / "result.json")
+        return record if record.get("digest") == self.digest and "contents" in record else {}
+
+    @property
+    def _contents(self) -> dict[str, str | None]:
+        return {unit.name: unit.content for unit in self.inputs}
+
+    @property
     def _identity(self) -> dict[str, Any]:
-        inputs = {unit.name: unit.digest for unit in self.inputs}
-        return {"unit": self.name, "digest": self.digest, "settings": self.settings, "inputs": inputs}
+        return {
+            "unit": self.name,
+            "version": VERSIONS.get(self.stage, 1),
+            "digest": self.digest,
+            "settings": self.settings,
+            "inputs": {unit.name: unit.digest for unit in self.inputs},
+            "contents": self._contents,
+        }
 
 
 def arrays_in(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of the result in a unit's folder; none where it is not complete."""
-    file = folder / "arrays.npz"
-    if not file.exists() or not (folder / "result.json").exists():
+    """The arrays of the result in a unit's folder; none where it is not complete, or damaged."""
+    known = seal.read_record(folder / "result.json").get("files", {}).get("arrays.npz")
+    try:
+        data = (folder / "arrays.npz").read_bytes() if known else b""
+    except OSError:
         return {}
-    with np.load(file) as arrays:
+    if not known or hashlib.sha256(data).hexdigest() != known[-1]:
+        return {}
+    with np.load(io.BytesIO(data)) as arrays:
         return dict(arrays)
 
 
 def needed(unit: Unit, by: str) -> Unit:
     """`unit`, whose result `by` needs; InputError if it is not there."""
     if not unit.done:
-        raise InputError(f"{by} needs the result of {unit.name}: add {unit.stage} to `stages`")
+        damaged = "; ".join(unit.problems()[:1])
+        why = f", which cannot be used ({damaged})" if damaged else ""
+        raise InputError(f"{by} needs the result of {unit.name}{why}: add {unit.stage} to `stages`")
     return unit
 
 
@@ -162,10 +256,10 @@ def provenance() -> dict[str, str]:
     return {**versions, "python": platform.python_version(), "device": where}
 
 
-def _identity(value: Any) -> Any:
-    """A spec as JSON values, less the fields that change no result."""
+def _identity(value: Any, but: Mapping[str, Any] | None = None) -> Any:
+    """A spec or result as JSON values, less the fields that change no result, and less those in `but`."""
     if is_dataclass(value):
-        mine = (each for each in fields(value) if each.metadata.get("identity", True))
+        mine = (each for each in fields(value) if each.metadata.get("identity", True) and each.name not in (but or {}))
         return {each.name: _identity(getattr(value, each.name)) for each in mine}
     if isinstance(value, Mapping):
         return {name: _identity(inner) for name, inner in value.items()}
@@ -177,14 +271,6 @@ def _parted(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     given = asdict(result)
     arrays = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
     return {name: value for name, value in given.items() if name not in arrays}, arrays
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A record; empty where there is none that can be read."""
-    try:
-        return json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError, PermissionError, json.JSONDecodeError):
-        return {}
 
 
 def _write(file: Path, record: Mapping[str, Any]) -> None:

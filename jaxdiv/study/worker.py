@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxdiv.download import cache_folder
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError, damage_in_one_line, unknown
 from jaxdiv.files import replacing
 from jaxdiv.host_memory import keep_freed_memory
 from jaxdiv.methods.metrics import Diverged
@@ -65,6 +65,7 @@ def set_up_process() -> None:
     from threadpoolctl import threadpool_limits
 
     keep_freed_memory()
+    damage_in_one_line()
     threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
         with contextlib.suppress(InputError):  # no home folder: it then compiles every time

@@ -1,6 +1,7 @@
 """The door: what comes in is checked whole, each mistake by its flag, and what goes out is a frozen value."""
 
 from dataclasses import FrozenInstanceError, asdict
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from test_study import tiny
 
 from jaxdiv.configs import default
 from jaxdiv.errors import InputError
-from jaxdiv.study import config
+from jaxdiv.study import config, sections
+from jaxdiv.study.flags import last_of_each
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,29 @@ from jaxdiv.study import config
         ({"training.weight_decay": -1.0}, "--config.training.weight_decay is -1.0: it must be at least 0"),
         ({"training.grad_clip_norm": -1.0}, "--config.training.grad_clip_norm is -1.0: it must be at least 0"),
         ({"controlled.classes": 0}, "--config.controlled.classes is 0: it must be at least 1"),
-        ({"seeds": (0, -1)}, "--config.seeds is (0, -1): each must be a whole number, at least 0"),
+        ({"seeds": (0, -1)}, "--config.seeds is (0, -1) with -1: it must be at least 0"),
+        ({"seeds": (2**70,)}, f"--config.seeds is ({2**70},) with {2**70}: it must be below {2**32}"),
+        ({"seeds": ("a",)}, "--config.seeds is ('a',) with 'a': it must be a whole number"),
+        ({"seed": 2**32}, f"--config.seed is {2**32}: it must be below {2**32}"),
+        ({"seed": 10**20}, f"--config.seed is {10**20}: it must be below {2**32}"),
+        ({"probe.seed": 2**32}, f"--config.probe.seed is {2**32}: it must be below {2**32}"),
+        ({"learner.dropout": 2.0}, "--config.learner.dropout is 2.0: it must be below 1"),
+        ({"maml.inner_lr": float("inf")}, "--config.maml.inner_lr is inf: it must be a finite number"),
+        ({"maml.inner_lr": 1e39}, "--config.maml.inner_lr is 1e+39: it must be below 3e+38"),
+        ({"pt.steps": 2**31}, f"--config.pt.steps is {2**31}: it must be below {2**31}"),
+        ({"learner.pixels": 10**6}, "--config.learner.pixels is 1000000: it must be below 1025"),
+        ({"data.classes": (0, -1, 2)}, "--config.data.classes is (0, -1, 2) with -1: it must be at least 0"),
+        ({"data.classes": (8, 5)}, "--config.data.classes is (8, 5): it must have 3 entries"),
+        ({"data.images_per_class": -3}, "--config.data.images_per_class is -3: it must be at least 1"),
+        ({"data.split.fractions": ()}, "--config.data.split.fractions is (): it must have 3 entries"),
+        ({"benchmarks": (1,)}, "--config.benchmarks is (1,) with 1: it must be text"),
+        ({"benchmarks": ("gauss-5000",)}, "benchmark 'gauss-5000': its spread must be a number from 1e-6 to 1000"),
+        ({"benchmarks": ("gauss-1e300",)}, "benchmark 'gauss-1e300': its spread must be a number from 1e-6 to 1000"),
+        ({"benchmarks": ("gauss-nan",)}, "benchmark 'gauss-nan': its spread must be a number"),
+        (
+            {"benchmarks": ("gauss-.1", "gauss-0.10")},
+            "--config.benchmarks has gauss-.1 and gauss-0.10, which are one benchmark: write both alike",
+        ),
     ],
 )
 def test_a_number_out_of_its_range_is_named_by_its_flag(fields, line):
@@ -85,3 +109,22 @@ def test_whole_numbers_of_numpy_and_lists_do_as_well():
         given.pt.steps, given.pt.learning_rate, given.benchmarks = np.int64(7), np.float32(0.5), ["gauss-0.1"]
         study = config.read(given)
     assert study.settings("pt").steps == 7 and study.benchmarks == ("gauss-0.1",)
+
+
+def test_of_a_flag_that_is_given_twice_the_last_one_counts_also_for_a_list():
+    given = ["launch.py", "--config.seeds=(1,)", "--stages=train", "--config.seeds=(2,)", "--config.pt.steps=3"]
+    assert last_of_each(given) == ["launch.py", "--stages=train", "--config.seeds=(2,)", "--config.pt.steps=3"]
+
+
+def test_every_number_of_a_configuration_has_a_range():
+    sections_of = [section for section in vars(sections).values() if isinstance(section, type)]
+    found = [(each, name) for each in sections_of if issubclass(each, sections.Section) for name in _unbounded(each)]
+    assert found == []
+
+
+def _unbounded(section):
+    for name, annotation in get_type_hints(section, include_extras=True).items():
+        rules = getattr(annotation, "__metadata__", ())
+        kind = getattr(annotation, "__origin__", annotation)
+        if kind in (int, float, tuple) and not any(isinstance(r, sections.Range | sections.Each) for r in rules):
+            yield name

@@ -260,3 +260,20 @@ def test_two_workers_do_what_one_process_does_and_a_killed_one_is_replaced(tmp_p
         for name in ("one", "two")
     ]
     assert killed and results[0] == results[1] and not list((tmp_path / "two/running").glob("*.json"))
+
+
+def test_verify_reads_every_result_and_names_what_no_longer_matches(tmp_path):
+    given = tiny(benchmarks=("gauss-0.1", "gauss-0.5"), methods=())
+    assert runner.run(given, tmp_path, ("prepare",), Console(quiet=True)) == 0
+    console = Console(file=io.StringIO(), width=200)
+    assert runner.verify_results(given, tmp_path, [], console) == 0
+    (images,) = (tmp_path / "units/prepare/gauss-0.5").rglob("images.npy")
+    with images.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    assert runner.verify_results(given, tmp_path, [], console) == 1
+    said = console.file.getvalue().splitlines()
+    assert said[0] == "2 results read, 0 problems" and "2 results read, 1 problems" in said[-1]
+    assert said[1].startswith("prepare/gauss-0.5/16px: table/images.npy has changed")

@@ -49,10 +49,11 @@ class Spec:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The test split, the folder of the checkpoints, and how large the train split was."""
+    """The test split, the folder of the checkpoints, which of them is tested, and how large the train split was."""
 
     table: ImageTable
     folder: Path
+    checkpoint: int
     train_classes: int
     train_images: int
 
@@ -80,10 +81,14 @@ class Result:
 
 
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
-    """Test the best checkpoint, or the latest where none was validated."""
+    """Test a checkpoint.
+
+    Raises:
+      InputError: it is damaged.
+    """
     how = (spec.learner, spec.settings, spec.task.ways, inputs.train_classes)
     method = make(spec.method, *how, test_dropout=spec.dropout)
-    params, model_state = load_params(inputs.folder, method)
+    params, model_state = load_params(inputs.folder, method, inputs.checkpoint)
     heard = lambda done: progress(done / spec.tasks, "")
     key = key_for(spec.seed, "evaluate", spec.where)
     found = test(method, params, model_state, inputs.table, spec.task, spec.tasks, key, heard)

@@ -65,14 +65,18 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Write the report whole, then replace the earlier one and remove those of its files that are not in this one."""
     fresh = inputs.folder.with_name(f".{inputs.folder.name}.unfinished")
     shutil.rmtree(fresh, ignore_errors=True)
-    _write(spec, inputs, fresh)
-    inputs.folder.mkdir(parents=True, exist_ok=True)
-    names = sorted(file.name for file in fresh.iterdir())
-    for name in names:
-        (fresh / name).replace(inputs.folder / name)
+    try:
+        _write(spec, inputs, fresh)
+        inputs.folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(file.name for file in fresh.iterdir())
+        for name in names:
+            if (inputs.folder / name).is_dir():  # no file can take its place
+                shutil.rmtree(inputs.folder / name)
+            (fresh / name).replace(inputs.folder / name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # what is left on a full disk is in the way of everything else
     for name in set(inputs.former) - set(names):
         (inputs.folder / name).unlink(missing_ok=True)
-    fresh.rmdir()
     return Result(names)
 
 

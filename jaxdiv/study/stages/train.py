@@ -10,7 +10,7 @@ import jax
 
 from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import train
-from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.checkpointing import checksum, latest_step
 from jaxdiv.methods.parallel import make_mesh
 from jaxdiv.methods.registry import entry
 from jaxdiv.study.keys import key_for
@@ -65,15 +65,23 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Result:
-    """How training ended; `best_step` and `best_accuracy` where it was validated."""
+    """How training ended.
+
+    Attributes:
+      checkpoint: the step of the checkpoint that is tested: the best, or the last where it was not validated.
+      checksum: of its parameters and model state.
+      best_step, best_accuracy: where it was validated.
+    """
 
     step: int
     loss: float
     accuracy: float
     ended: str
-    seconds: float
+    seconds: float = field(metadata=NO_RESULT)
     train_classes: int
     train_images: int
+    checkpoint: int
+    checksum: str
     best_step: int | None = None
     best_accuracy: float | None = None
 
@@ -112,7 +120,15 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
         mesh,
         note,
     )
-    return Result(**found, train_classes=len(table.classes), train_images=len(table.images))
+    tested = found.get("best_step") or found["step"]
+    leads = jax.process_index() == 0
+    return Result(
+        **found,
+        train_classes=len(table.classes),
+        train_images=len(table.images),
+        checkpoint=tested,
+        checksum=checksum(inputs.folder, tested) if leads else "",  # the first host alone keeps the result
+    )
 
 
 def cost(spec: Spec) -> float:
@@ -144,7 +160,8 @@ def adopt(folder: Path, shorter: Iterable[Path], steps: int) -> None:
     unfinished = folder / ".checkpoints.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(furthest / "checkpoints", unfinished)
-    shutil.copy(furthest / "metrics.jsonl", folder)
+    if (furthest / "metrics.jsonl").is_file():
+        shutil.copy(furthest / "metrics.jsonl", folder)
     if (furthest / "tensorboard").is_dir():
         shutil.copytree(furthest / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
