@@ -147,6 +147,25 @@ def test_who_waits_gets_it_when_it_is_given_back(file, quick):
         assert isinstance(second, lease.Lease)
 
 
+def test_a_lookout_gives_up_another_machine_that_fell_silent_and_no_other(file, monkeypatch):
+    lookout, now = lease.Lookout(), [0.0]
+    mine = lease.take(file, "train/a")
+    monkeypatch.setattr(lease.time, "monotonic", lambda: now[0])
+    assert lookout.working(file).process == os.getpid()
+    now[0] += 2 * lease.SILENCE
+    assert lookout.working(file)  # a process of this machine is alive as long as it lives
+    there = dataclasses.replace(lease.holder(file), machine="elsewhere", token="another")
+    mine.release()
+    lease._write(file, there)
+    for beat in (0, 1):  # a sign of life counts from when it was seen
+        lease._write(file, dataclasses.replace(there, beat=beat))
+        assert lookout.working(file)
+        now[0] += lease.SILENCE - 1
+        assert lookout.working(file)
+    now[0] += 2
+    assert lookout.working(file) is None
+
+
 def test_a_damaged_lease_is_nobodys(file):
     file.parent.mkdir()
     for text in ("", "null", "[1]", '{"host": "a"}', "\x00\x00"):
