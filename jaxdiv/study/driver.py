@@ -16,8 +16,10 @@ from jaxdiv.study.launchers import Handle, Launcher
 from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
 from jaxdiv.study.unit import Unit
+from jaxdiv.study.worker import Outcome
 
 TERMINATED = 143  # the exit code of a process that SIGTERM ended
+_LATE = 90.0  # seconds after which a result that was written elsewhere must be seen here
 _LOOK_EVERY = 0.2  # seconds between two looks at what runs elsewhere
 
 
@@ -32,6 +34,8 @@ class Work:
       running: by name, the unit and what the launcher gave for it.
       failed: why, by name.
       deaths: by name, how many processes died without getting further, and at which step of training.
+      unseen: by name, since when a worker says that it is done while its result cannot be seen here.
+      lookout: knows who works at units besides this driver's workers.
     """
 
     plan: Plan
@@ -42,6 +46,8 @@ class Work:
     running: dict[str, tuple[Unit, Handle]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     deaths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    unseen: dict[str, float] = field(default_factory=dict)
+    lookout: lease.Lookout = field(default_factory=lease.Lookout)
 
     def done(self) -> list[dict[str, str]]:
         """Run them all. Returns the units that failed in a way that must not cost the others, and why."""
@@ -66,17 +72,18 @@ class Work:
                 raise SystemExit(TERMINATED)
             changed = self._hand_out(launcher)
             for unit, handle in list(self.running.values()):
-                if outcome := handle.outcome():
-                    changed = True
-                    del self.running[unit.name]
-                    if outcome.died and self._try_again(unit, launcher.retries):
-                        self.watch.stop(unit)
-                        self.waiting.insert(0, unit)
-                    else:
-                        reason = outcome.reason
-                        if not reason and not unit.done:
-                            reason = "its result cannot be seen here: is --workdir on a disk that all workers share?"
-                        self._ended(unit, reason)
+                outcome = Outcome() if unit.name in self.unseen else handle.outcome()
+                if not outcome or (not outcome.reason and not self._seen(unit)):
+                    continue
+                changed = True
+                del self.running[unit.name]
+                if outcome.died and self._try_again(unit, launcher.retries):
+                    self.watch.stop(unit)
+                    self.waiting.insert(0, unit)
+                elif outcome.reason or unit.done:
+                    self._ended(unit, outcome.reason)
+                else:
+                    self._ended(unit, "its result cannot be seen here: is --workdir on a disk that all workers share?")
             if time.monotonic() - looked > 5:
                 looked = time.monotonic()
                 for unit, _ in self.running.values():
@@ -96,7 +103,7 @@ class Work:
                 self._ended(unit, reason)
             elif len(ready) < launcher.room() and not any(need.name in open_ for need in unit.inputs):
                 # Whoever else works at it, by a command or for a driver that was killed, goes on.
-                if lease.working(worker.lease_file(unit)):
+                if self.lookout.working(worker.lease_file(unit)):
                     continue
                 self.waiting.remove(unit)
                 if unit.done:
@@ -110,6 +117,13 @@ class Work:
                 self.watch.start(unit)
                 self.running[unit.name] = unit, handle
         return len(self.waiting) != before
+
+    def _seen(self, unit: Unit) -> bool:
+        """Whether a result is here, or has not come for so long that it will not. NFS can be a minute late."""
+        if unit.done:
+            self.unseen.pop(unit.name, None)
+            return True
+        return time.monotonic() - self.unseen.setdefault(unit.name, time.monotonic()) > _LATE
 
     def _lost(self, unit: Unit) -> str | None:
         """Why a unit cannot be run: an input of it failed."""

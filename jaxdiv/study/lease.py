@@ -168,6 +168,25 @@ def working(file: Path) -> Holder | None:
     return None if there is None or there.alive is False else there
 
 
+class Lookout:
+    """Looks at leases again and again, and so knows which of other machines' processes have fallen silent."""
+
+    def __init__(self) -> None:
+        self._signs: dict[Path, tuple[tuple[str, int], float]] = {}
+
+    def working(self, file: Path) -> Holder | None:
+        """As `working`; None also where the last sign of life was seen more than SILENCE seconds ago."""
+        there = working(file)
+        if there is None or there.alive:
+            return there
+        sign, now = (there.token, there.beat), time.monotonic()
+        last, since = self._signs.get(file, (None, now))
+        if sign != last:
+            self._signs[file] = sign, now
+            return there
+        return None if now - since > SILENCE else there
+
+
 def _try(file: Path, what: str, silent: Holder | None) -> Lease | Holder:
     """Take the lease if it is free. silent: whoever was watched for long enough without a sign of life."""
     with _guard(file.parent):

@@ -94,6 +94,13 @@ def test_what_another_process_works_at_is_not_handed_out_until_it_is_over(tmp_pa
     assert not failures and "train/a" not in engine.order and engine.order[-2:] == ["evaluate/b", "evaluate/a"]
 
 
+def test_a_result_that_never_comes_into_sight_is_a_failure_that_says_what_to_look_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_LATE", 0.5)
+    monkeypatch.setattr(worker, "perform", lambda unit, progress: None)  # as on a disk of the worker's own
+    failures, _ = run(tmp_path, Dying(), unit(tmp_path, "train/a"))
+    assert "is --workdir on a disk that all workers share?" in failures["train/a"]
+
+
 def test_two_workers_on_one_unit_make_it_once(tmp_path):
     made = []
     both = [unit(tmp_path, "train/a", made=made) for _ in range(2)]

@@ -45,21 +45,33 @@ def test_the_second_to_come_is_told_who_has_it_since_when_and_can_come_later(fil
         assert isinstance(third, lease.Lease)
 
 
-def test_of_twenty_pairs_that_come_together_each_has_one_holder(file):
-    for _ in range(20):
-        found, start = [], threading.Barrier(2)
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+from jaxdiv.study import lease
+print("ready", flush=True)
+sys.stdin.readline()
+found = lease.take(Path(sys.argv[1]), "the study")
+print(type(found).__name__, flush=True)
+sys.stdin.readline()
+if isinstance(found, lease.Lease) and sys.argv[2] == "gives it back":
+    found.release()
+"""
 
-        def come(found=found, start=start):
-            start.wait()
-            found.append(lease.take(file, "the study"))
 
-        both = [threading.Thread(target=come) for _ in range(2)]
+def test_of_twenty_pairs_of_processes_that_come_together_one_has_it_and_one_is_told(file):
+    """After every other pair the lease that both find is that of a dead process."""
+    for number in range(20):
+        asked = [sys.executable, "-c", ONE_OF_TWO, str(file), "gives it back" if number % 2 else "dies with it"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        both = [subprocess.Popen(asked, **pipes) for _ in range(2)]
+        assert [each.stdout.readline() for each in both] == ["ready\n"] * 2
         for each in both:
-            each.start()
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        assert sorted(each.stdout.readline() for each in both) == ["Holder\n", "Lease\n"]
         for each in both:
-            each.join()
-        (mine,) = (each for each in found if isinstance(each, lease.Lease))
-        mine.release()
+            each.communicate("end\n")
 
 
 def test_the_lease_of_a_dead_process_is_free_at_once_even_if_its_id_is_used_again(file):
@@ -133,6 +145,25 @@ def test_who_waits_gets_it_when_it_is_given_back(file, quick):
     threading.Timer(0.3, first.release).start()
     with lease.take(file, "train/a", wait=True) as second:
         assert isinstance(second, lease.Lease)
+
+
+def test_a_lookout_gives_up_another_machine_that_fell_silent_and_no_other(file, monkeypatch):
+    lookout, now = lease.Lookout(), [0.0]
+    mine = lease.take(file, "train/a")
+    monkeypatch.setattr(lease.time, "monotonic", lambda: now[0])
+    assert lookout.working(file).process == os.getpid()
+    now[0] += 2 * lease.SILENCE
+    assert lookout.working(file)  # a process of this machine is alive as long as it lives
+    there = dataclasses.replace(lease.holder(file), machine="elsewhere", token="another")
+    mine.release()
+    lease._write(file, there)
+    for beat in (0, 1):  # a sign of life counts from when it was seen
+        lease._write(file, dataclasses.replace(there, beat=beat))
+        assert lookout.working(file)
+        now[0] += lease.SILENCE - 1
+        assert lookout.working(file)
+    now[0] += 2
+    assert lookout.working(file) is None
 
 
 def test_a_damaged_lease_is_nobodys(file):

@@ -1,6 +1,7 @@
 """Units as tasks of a Ray cluster, which tries a task again when its process or its node dies."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from jaxdiv.study.resources import Launch
 from jaxdiv.study.unit import Unit
 from jaxdiv.study.worker import Job, Outcome, run_job, set_up_process
 
+_HOW = ("JAX_", "JAXDIV_", "XLA_")  # variables that say how a unit is computed, which its process needs too
+
 
 class OnRay:
     """The cluster of `RAY_ADDRESS`, one that was started on this machine, or a new one of this machine alone."""
@@ -18,7 +21,8 @@ class OnRay:
     def __init__(self, settings: Launch, workers: int, devices_per_unit: int):
         with warnings.catch_warnings():  # JAX warns of every fork; those of Ray only start its programs
             warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            how = {name: value for name, value in os.environ.items() if name.startswith(_HOW)}
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": how})
         self.at_once = workers or max(int(ray.cluster_resources().get("CPU", 1)) // settings.train.cpus, 1)
         self.retries = 0  # Ray's own come first
         self._settings, self._most, self._devices = settings, workers, devices_per_unit
