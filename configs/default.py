@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "head": "",  # converged
                 "distance": "",  # task2vec_scale_free
                 "interval": "",  # jackknife
-                "floor_tasks": 4,  # of them (at most all) embedded twice for the noise floor of a stochastic estimator or head
+                "floor_tasks": 4,  # of them, embedded twice for the noise floor of a stochastic estimator or head
             },
             "learner": {
                 "net": "conv4",
