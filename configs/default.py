@@ -75,7 +75,9 @@ def get_config() -> ConfigDict:
                 "head": "",  # converged
                 "distance": "",  # task2vec_scale_free
                 "interval": "",  # jackknife
-                "floor_tasks": 4,  # of them, embedded twice for the noise floor of a stochastic estimator or head
+                "chunk": 0,  # examples of a task in a device's memory at once; 0: as many as fit
+                # Of the tasks (at most all), embedded twice for the noise floor of a stochastic estimator or head.
+                "floor_tasks": 4,
             },
             "learner": {
                 "net": "conv4",
@@ -115,7 +117,9 @@ def get_config() -> ConfigDict:
                 "inner_params": "all",  # what the inner loop changes; "head": ANIL
                 "learn_inner_lr": False,  # Meta-SGD: an inner learning rate for each parameter
                 "grad_reduction": "mean",  # of the gradients of a meta-batch; the study's code has their "sum"
-                "remat": False,  # recompute activations: memory that hardly grows with the inner steps
+                # Recompute activations: memory that hardly grows with the inner steps. Unset: where higher order would
+                # not fit the device otherwise, and on a CPU never.
+                "remat": placeholder(bool),
             },
             "training": {
                 "optimizer": "adam",  # or adamw, sgd

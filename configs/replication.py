@@ -1,4 +1,4 @@
-"""The replication: does diversity predict few-shot accuracy, on 36 real benchmarks of one size?
+"""The replication: whether diversity predicts few-shot accuracy, on 36 real benchmarks of one size.
 
     python launch.py --config=configs/replication.py:DIR --workdir=replication
 

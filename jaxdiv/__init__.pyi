@@ -23,7 +23,7 @@ from .methods.maml import MAML as MAML
 from .methods.maml import meta_gradient as meta_gradient
 from .methods.pretrain import PreTraining as PreTraining
 from .methods.protonet import ProtoNet as ProtoNet
-from .methods.train import TrainSettings as TrainSettings
+from .methods.step import TrainSettings as TrainSettings
 from .methods.train import train as train
 from .nets.network import make_network as make_network
 from .probes.base import Probe as Probe

@@ -13,7 +13,7 @@ from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -108,7 +108,7 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
 
     worker.set_up_process()
     given = flags.FLAGS
-    if given.dry_run or given.launcher != "local" or given.workers or given.devices_per_unit:
+    if given.launcher != "local" or given.workers or given.devices_per_unit:
         jax.config.update("jax_platforms", "cpu")  # this process computes nothing: the devices are the workers'
     try:
         config = given.config
@@ -116,6 +116,7 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     except OSError as error:
         return _fail(f"the configuration file cannot be loaded: {error}")
     own_sets.with_flags(config, own)
+    _deterministic(config)
     if given.coordinator:
         found = given.coordinator == "auto"
         try:
@@ -171,6 +172,13 @@ def _command() -> list[str]:
         elif not equals:
             next(given, None)
     return [sys.executable, *script, *kept]
+
+
+def _deterministic(config: Any) -> None:
+    """Where it is asked for, GPU kernels that give the same bits each time: XLA reads it when a device starts."""
+    section = config.get("compute") or {}
+    if section.get("deterministic") is True:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _named(argv: list[str]) -> list[str]:

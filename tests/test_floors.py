@@ -10,7 +10,7 @@ import pytest
 import jaxdiv
 
 PACKAGE = Path(jaxdiv.__file__).parent
-FOOT = {"errors", "files", "download", "progress_bar", "version", "host_memory"}
+FOOT = {"errors", "files", "download", "progress_bar", "version", "host_memory", "device_memory"}
 # From below. What a package may import besides itself and the foot; stats is NumPy and SciPy alone.
 FLOORS = {
     "data": set(),

@@ -40,10 +40,10 @@ def table(base: str, stored: Stored, split: str, alone: bool = True) -> ImageTab
 
 
 def join(name: str, stored: Sequence[Stored], split: str, own: Collection[str] = ()) -> ImageTable:
-    """A benchmark's split from the prepared tables of its components, on the device if it fits there (`place`)."""
+    """A benchmark's split from the prepared tables of its components, on the host: a lone one a memory map."""
     bases = components(name, own)
     tables = [table(base, of_base, split, len(bases) == 1) for base, of_base in zip(bases, stored, strict=True)]
-    return place(tables[0] if len(tables) == 1 else union(tables))
+    return tables[0] if len(tables) == 1 else union(tables)
 
 
 def load_benchmark(
@@ -64,6 +64,6 @@ def load_benchmark(
             into = Path(folder_name) / str(number)
             prepare_base_set(base, native_pixels(name, settings.own) if pixels is None else pixels, settings, into)
             stored.append(store.read_table(into))
-        made = join(name, stored, split, settings.own)
+        made = place(join(name, stored, split, settings.own))
         # What stays on the host is read into memory, since its file is not kept.
-        return replace(made, images=np.array(made.images)) if made.on_host else made
+        return replace(made, images=np.array(made.images)) if isinstance(made.images, np.memmap) else made

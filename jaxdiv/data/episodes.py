@@ -71,6 +71,9 @@ def sample_tasks(
     replacement; labels follow the random order of the classes. With `augment`, each image as its data set's train
     augmentation has it.
 
+    Args:
+      key: of the batch, or a key for each task: those of a batch's key are `jax.random.split(key, tasks)`.
+
     Raises:
       InputError: the table has too few classes or images (`check_tasks`).
     """
@@ -139,7 +142,7 @@ def _sample_tasks(key, table, ways, shots, queries, tasks, augment):
 @partial(jax.jit, static_argnames=_SIZE)
 def _draw_tasks(key, table, ways, shots, queries, tasks):
     """Rows of images [tasks, ways, shots + queries]."""
-    return jax.vmap(lambda key: _draw_task(key, table, ways, shots + queries)[0])(jax.random.split(key, tasks))
+    return jax.vmap(lambda key: _draw_task(key, table, ways, shots + queries)[0])(_task_keys(key, tasks))
 
 
 @partial(jax.jit, static_argnames=(*_SIZE, "augment"))
@@ -157,9 +160,15 @@ def _finish_tasks(key, table, parts, ways, shots, queries, tasks, augment):
             done.append(_seen(for_part, table, flat, jnp.full(len(flat), dataset), augment))
         return done
 
-    support, query = jax.vmap(finish)(jax.random.split(key, tasks), parts)
+    support, query = jax.vmap(finish)(_task_keys(key, tasks), parts)
     labels = [jnp.tile(jnp.repeat(jnp.arange(ways), each), (tasks, 1)) for each in (shots, queries)]
     return Task(support, labels[0], query, labels[1])
+
+
+def _task_keys(key, tasks):
+    """A key for each task: as given, or from the one that is given."""
+    of_each = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim
+    return key if of_each else jax.random.split(key, tasks)
 
 
 def _support_and_query(rows, shots):

@@ -3,19 +3,82 @@
 A table is on the device whole, or, where it is too large for that, on the host as a memory map (`place` chooses).
 """
 
+import math
 import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, no_type_check
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Float, Int, UInt8
 
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.errors import InputError, at_least
+
+# A TPU stores bytes in tiles of 8 rows by 128. What it gathers in whole tiles, it reads in place; of anything else it
+# first makes a copy in another order, of all images each time.
+_TILE = (8, 128)
+_BLOCK_BYTES = 2**26  # what the host makes ready for the device at once
+
+
+@no_type_check  # a pytree: transformations put in it what they like
+@struct.dataclass
+class DeviceImages:
+    """Images on the device, which reads them by their rows without a copy of the others.
+
+    It is used like an array [n, h, w, c]: it has its `shape`, `dtype` and length, `images[rows]` gives images, under
+    jit too, and `numpy.asarray` brings them all to the host.
+
+    Attributes:
+      tiles: each image's bytes, one channel after the other, with zeros up to whole tiles; `nbytes` counts these too.
+      of_image: h, w and c.
+    """
+
+    tiles: UInt8[Any, "n rows 128"]
+    of_image: tuple[int, int, int] = struct.field(pytree_node=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        tiles: tuple[int, ...] = getattr(self.tiles, "shape", ())
+        return (*tiles[:-2], *self.of_image) if len(tiles) > 2 else ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.tiles.nbytes
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __iter__(self) -> Any:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, rows: Any) -> UInt8[Any, "*rows h w c"]:
+        if isinstance(rows, tuple):
+            raise InputError("`images` on the device are indexed by rows alone: cut what `images[rows]` gives")
+        return self._cropped(self.tiles[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._cropped(np.asarray(self.tiles)), dtype)
+
+    def _cropped(self, tiles: Any) -> Any:
+        *outer, rows, lanes = tiles.shape
+        h, w, channels = self.of_image
+        flat = tiles.reshape(*outer, rows * lanes)[..., : h * w * channels]
+        # From here on a TPU works with the channels in this order. An axis of 3 behind, it would fill up to 128.
+        return flat.reshape(*outer, channels, h, w).swapaxes(-3, -2).swapaxes(-2, -1)
 
 
 @no_type_check  # a pytree: transformations put in it what they like
@@ -25,6 +88,7 @@ class ImageTable:
 
     Attributes:
       images: the pixels as stored, class after class; one channel where every data set is gray, which tasks see as RGB.
+        An array on the host; on the device `DeviceImages`, which is indexed like one.
       first, count: each class's first row and its number of images.
       dataset: the component data set of each class; a task never mixes data sets (zeros outside unions).
       mean, std: per data set, of pixels scaled to 0..1: what the networks see is `(pixel / 255 - mean) / std`.
@@ -37,7 +101,7 @@ class ImageTable:
       on_host: `images` is a memory map that stays on the host.
     """
 
-    images: UInt8[Any, "n h w c"]  # NumPy on the host, JAX once on the device
+    images: UInt8[Any, "n h w c"]
     first: Int[Any, "classes"]
     count: Int[Any, "classes"]
     dataset: Int[Any, "classes"]
@@ -68,7 +132,8 @@ def counted(images: Any, what: str) -> str:
 def _whereabouts(images: Any) -> str:
     if isinstance(images, np.ndarray):
         return ", on the host"
-    return ", on the device" if isinstance(images, jax.Array) and not isinstance(images, jax.core.Tracer) else ""
+    held = images.tiles if isinstance(images, DeviceImages) else images
+    return ", on the device" if isinstance(held, jax.Array) and not isinstance(held, jax.core.Tracer) else ""
 
 
 def make_table(
@@ -163,16 +228,57 @@ def union(tables: list[ImageTable]) -> ImageTable:
 
 
 def place(table: ImageTable, limit: int | None = None) -> ImageTable:
-    """The table on the default device if it is at most `limit` bytes; otherwise its images stay on the host.
+    """The table on this host's first device if it needs at most `limit` bytes there; otherwise its images stay on the
+    host.
 
     Args:
-      limit: by default half of the device's memory, or of the machine's where the device is the CPU.
+      limit: by default .8 of the device's memory, or half of the machine's where the device is the CPU.
     """
+    if isinstance(table.images, DeviceImages):
+        return table
+    device = jax.local_devices()[0]
     if limit is None:
-        device = jax.local_devices()[0].memory_stats() or {}
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
-        limit = device.get("bytes_limit", machine) // 2
-    return replace(table, on_host=True) if table.images.nbytes > limit else jax.device_put(table)
+        limit = _usable_bytes(device)
+    n, *of_image = table.images.shape
+    if n * math.prod(tile_shape(of_image)) > limit:
+        return replace(table, on_host=True)
+    with jax.default_device(device):
+        index = jax.device_put(replace(table, images=None))
+        return replace(index, images=_on_device(table.images), on_host=False)
+
+
+def _usable_bytes(device: Any) -> int:
+    memory = device.memory_stats() or {}
+    if "bytes_limit" in memory:
+        return int(0.8 * memory["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
+
+
+def tile_shape(of_image: Sequence[int]) -> tuple[int, int]:
+    """An image's shape on the device: its h x w x c bytes in whole tiles, [rows, 128]."""
+    rows, lanes = _TILE
+    return -(-math.prod(of_image) // (rows * lanes)) * rows, lanes
+
+
+def _on_device(images: UInt8[np.ndarray, "n h w c"]) -> DeviceImages:
+    """Images moved some at a time: neither the host nor the device holds them twice, and a file is read once."""
+    n, *of_image = images.shape
+    shape = tile_shape(of_image)
+    block = min(n, max(1, _BLOCK_BYTES // math.prod(shape)))
+    tiles = None if block == n else jnp.zeros((n, *shape), jnp.uint8)
+    for start in range(0, n, block):
+        start = min(start, n - block)  # the last block is as long as the others, so that all share one program
+        padded = np.zeros((block, math.prod(shape)), np.uint8)
+        by_channel = np.moveaxis(np.asarray(images[start : start + block]), -1, 1)
+        padded[:, : math.prod(of_image)] = by_channel.reshape(block, -1)
+        part = padded.reshape(block, *shape)
+        tiles = jax.device_put(part) if tiles is None else _written(tiles, part, start)
+    return DeviceImages(tiles, tuple(of_image))
+
+
+@partial(jax.jit, donate_argnums=0)
+def _written(tiles, block, start):
+    return jax.lax.dynamic_update_slice(tiles, block, (start, 0, 0))
 
 
 def draw_classes(
@@ -224,7 +330,7 @@ def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed:
     dataset = np.asarray(table.dataset)[rows]
     return replace(
         table,
-        images=np.asarray(table.images)[np.concatenate(kept)],
+        images=np.asarray(table.images[np.concatenate(kept)]),
         first=np.cumsum(counts, dtype=np.int32) - counts,
         count=counts,
         dataset=dataset,

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.data.table import ImageTable
+from jaxdiv.device_memory import Fit
 from jaxdiv.methods import registry
+from jaxdiv.methods.sampling import draw_tasks
 from jaxdiv.nets.network import Network
 
 Predict = Callable[[Array], Array]  # query batch -> logits [n, ways]
@@ -24,7 +26,14 @@ class Method(abc.ABC):
 
     jit takes a method as a static argument: equal values hash equal and share what is compiled. What training carries
     along without learning it (running statistics, a count of steps) is a pytree of its own, `model_state`.
+
+    Attributes:
+      mesh: the devices that share a batch; None: one, or a method that does not know of several.
+      tasks_at_once: how many tasks a device computes at once; 0: as many as fit.
     """
+
+    mesh: Mesh | None = None
+    tasks_at_once: int = 0
 
     @property
     @abc.abstractmethod
@@ -44,6 +53,16 @@ class Method(abc.ABC):
     @property
     def tested(self) -> "Method":
         """The same method with every setting that a test does not see at its default: evaluation compiles for this."""
+        return self
+
+    @property
+    def remats(self) -> tuple[bool, ...]:
+        """For a method that computes its batch in rounds of tasks: whether its activations may be kept (False), must
+        be recomputed (True), or either. Empty: there is nothing to choose."""
+        return ()
+
+    def at(self, fit: Fit) -> "Method":
+        """The same method in rounds of so many tasks, which changes no result beyond rounding."""
         return self
 
     @staticmethod
@@ -81,7 +100,7 @@ class Method(abc.ABC):
         self, key: PRNGKeyArray, table: ImageTable, size: int, ways: int, shots: int, queries: int, augment: bool
     ) -> PyTree:
         """A training batch from a table: here `size` tasks. Methods that train on tasks meet the same ones."""
-        return sample_tasks(key, table, ways, shots, queries, size, augment)
+        return draw_tasks(key, table, ways, shots, queries, size, augment, self.mesh)
 
 
 def make_method(name: str, net: Network, ways: int, classes: int, settings: Mapping[str, Any]) -> Method:

@@ -34,6 +34,8 @@ class Run:
       best_step, best_accuracy: of the best validation; None and minus infinity before the first.
       waited: validations since the best.
       seconds: of training, earlier runs included.
+      program: how its steps are computed, which changes no result beyond rounding: a resumed run goes on alike.
+      platforms: on which it was trained, such as "gpu", earlier runs included.
       last: the last step's metrics.
     """
 
@@ -43,13 +45,16 @@ class Run:
         self.best_accuracy = -math.inf
         self.waited = 0
         self.seconds = 0.0
+        self.program: dict[str, Any] = {}
+        self.platforms = [jax.default_backend()]
         self.last: dict[str, Any] = {}
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values."""
         best = self.best_accuracy if self.best_step else None
         times = {"waited": self.waited, "seconds": self.seconds, "last": self.last}
-        return {"identity": self.identity, "best_step": self.best_step, "best_accuracy": best, **times}
+        how = {"program": self.program, "platforms": self.platforms}
+        return {"identity": self.identity, "best_step": self.best_step, "best_accuracy": best, **times, **how}
 
     def resume(self, record: Mapping[str, Any], where: str) -> None:
         """Go on from the record of a checkpoint.
@@ -65,6 +70,8 @@ class Run:
         self.best_step = record["best_step"]
         self.best_accuracy = record["best_accuracy"] if self.best_step else -math.inf
         self.waited, self.seconds, self.last = record["waited"], record["seconds"], record["last"]
+        self.program = record["program"]
+        self.platforms = sorted({*self.platforms, *record["platforms"]})
 
     def validated(self, step: int, accuracy: float) -> None:
         """Count a validation; of equal accuracies the first is the best."""
@@ -73,9 +80,9 @@ class Run:
             self.best_step, self.best_accuracy, self.waited = step, accuracy, 0
 
     def summary(self) -> dict[str, Any]:
-        """The best validation, if there was any, and the seconds of training."""
+        """The best validation, if there was any, the seconds of training, and where it was trained."""
         best = {"best_step": self.best_step, "best_accuracy": self.best_accuracy} if self.best_step else {}
-        return {**best, "seconds": round(self.seconds, 3)}
+        return {**best, "seconds": round(self.seconds, 3), "platforms": self.platforms}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question."""
@@ -170,6 +177,15 @@ def steps(folder: Path) -> list[int]:
 def latest_step(folder: Path) -> int:
     """The step of the latest checkpoint under `folder`, 0 if there is none."""
     return max(steps(folder), default=0)
+
+
+def trained_on(folder: Path) -> list[str]:
+    """The platforms on which the latest checkpoint under `folder` was trained; none where there is no checkpoint, or
+    its record is damaged."""
+    try:
+        return list(_record(folder, latest_step(folder))["platforms"])
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def checksum(folder: Path, step: int) -> str:

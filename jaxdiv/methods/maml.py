@@ -17,10 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import Task
+from jaxdiv.device_memory import Fit
 from jaxdiv.errors import InputError, at_least, check_known
 from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
 from jaxdiv.methods.parallel import mean_over_tasks
 from jaxdiv.nets.network import BATCH_NORM, Network, update_running
+from jaxdiv.nets.precision import full_precision
 
 Apply = Callable[..., Array]  # params, batch -> logits; where keys are given, params, batch, key -> logits
 InnerLr = float | Array | Mapping[str, Any]  # one learning rate, or one for each parameter that adapts
@@ -29,6 +31,7 @@ INNER_PARAMS: dict[str, tuple[str, ...] | None] = {"all": None, "head": ("head",
 GRAD_REDUCTIONS = ("mean", "sum")
 
 
+@full_precision
 def adapt(
     apply: Apply,
     params: PyTree,
@@ -66,6 +69,7 @@ def adapt(
     return whole(lax.scan(jax.checkpoint(step) if remat else step, free, keys, length=inner_steps)[0])
 
 
+@full_precision
 def meta_loss(
     apply: Apply,
     params: PyTree,
@@ -83,6 +87,7 @@ def meta_loss(
     return cross_entropy(logits, task.query_labels), accuracy(logits, task.query_labels)
 
 
+@full_precision
 def meta_gradient(
     apply: Apply,
     params: PyTree,
@@ -93,7 +98,7 @@ def meta_gradient(
     remat: bool = False,
     inner_params: Sequence[str] | None = None,
     mesh: Mesh | None = None,
-    vmap: bool | None = None,
+    tasks_at_once: int = 0,
 ) -> tuple[Float[Array, ""], PyTree]:
     """Mean query loss over a batch of tasks, and its gradient with respect to the initial parameters.
 
@@ -102,7 +107,7 @@ def meta_gradient(
       tasks: leading axis `tasks` on every leaf.
       first_order: drop the terms with second derivatives (FO-MAML) instead of keeping them (HO-MAML).
       inner_lr, remat, inner_params: as in `adapt`.
-      mesh, vmap: as in `parallel.mean_over_tasks`.
+      mesh, tasks_at_once: as in `parallel.mean_over_tasks`.
 
     Returns:
       The loss (nats per query example) and a pytree like `params`.
@@ -117,7 +122,7 @@ def meta_gradient(
     def one(params: PyTree, task: Task, _: None) -> tuple[Array, Array]:
         return meta_loss(apply, params, task, inner_steps, inner_lr, first_order, remat, inner_params)
 
-    (loss, _), gradient = mean_over_tasks(one, params, tasks, None, mesh, vmap)
+    (loss, _), gradient = mean_over_tasks(one, params, tasks, None, mesh, tasks_at_once)
     return loss, gradient
 
 
@@ -127,7 +132,8 @@ class MAML(Method):
 
     Attributes:
       net: a network of as many logits as a task has classes.
-      inner_steps, inner_lr, first_order, remat: as in `meta_gradient`.
+      inner_steps, inner_lr, first_order: as in `meta_gradient`.
+      remat: as in `adapt`; None: `train` decides by the device's memory, on a CPU never.
       inner_params: what the inner loop changes, a name in INNER_PARAMS.
       learn_inner_lr: Meta-SGD: `{"net": parameters, "inner_lr": learning rates}` is what is learned, the rates from
         `inner_lr` on. Their gradient exists in first order too.
@@ -135,22 +141,24 @@ class MAML(Method):
       test_dropout: dropout stays on in tests, as in the study's code.
       grad_reduction: of the gradients of a meta-batch, one of GRAD_REDUCTIONS; the study's code has their sum.
       mesh: the devices that share a meta-batch.
+      tasks_at_once: of a device; 0: as many as fit, on a CPU one.
     """
 
     net: Network
     inner_steps: int = 5
     inner_lr: float = 0.1
     first_order: bool = True
-    remat: bool = False
+    remat: bool | None = None
     inner_params: str = "all"
     learn_inner_lr: bool = False
     batch_norm: str = "transductive"
     test_dropout: bool = False
     grad_reduction: str = "mean"
     mesh: Mesh | None = None
+    tasks_at_once: int = 0
 
     def __post_init__(self) -> None:
-        at_least(0, inner_steps=self.inner_steps)
+        at_least(0, inner_steps=self.inner_steps, tasks_at_once=self.tasks_at_once)
         check_known("choice of inner_params", self.inner_params, INNER_PARAMS)
         check_known("batch-norm policy", self.batch_norm, BATCH_NORM)
         check_known("grad_reduction", self.grad_reduction, GRAD_REDUCTIONS)
@@ -162,8 +170,18 @@ class MAML(Method):
     @property
     def tested(self) -> "MAML":
         # No gradient goes through a test, so that both orders share one adaptation.
-        seen = replace(self, first_order=True, remat=False, grad_reduction="mean", mesh=None)
+        seen = replace(self, first_order=True, remat=None, grad_reduction="mean", mesh=None, tasks_at_once=0)
         return replace(seen, inner_lr=MAML.inner_lr) if self.learn_inner_lr else seen
+
+    @property
+    def remats(self) -> tuple[bool, ...]:
+        if self.remat is not None:
+            return (self.remat,)
+        # First order keeps no activation of an inner step, so that there is nothing to recompute.
+        return (False,) if self.first_order else (False, True)
+
+    def at(self, fit: Fit) -> "MAML":
+        return replace(self, tasks_at_once=fit.tasks_at_once, remat=fit.remat)
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         params, stats = self.net.init(key)
@@ -179,7 +197,9 @@ class MAML(Method):
     ) -> tuple[PyTree, PyTree, Metrics]:
         count = len(batch.query_labels)
         keys = jax.random.split(key, count)
-        (loss, (share, stats)), grads = mean_over_tasks(self._task_loss, params, batch, keys, self.mesh)
+        (loss, (share, stats)), grads = mean_over_tasks(
+            self._task_loss, params, batch, keys, self.mesh, self.tasks_at_once
+        )
         if self.batch_norm == "running":
             model_state = {"stats": update_running(model_state["stats"], stats)}
         if self.grad_reduction == "sum":
@@ -218,7 +238,7 @@ class MAML(Method):
             self.inner_steps,
             rates,
             self.first_order,
-            self.remat,
+            bool(self.remat),
             INNER_PARAMS[self.inner_params],
             for_support,
         )

@@ -1,16 +1,17 @@
 """Supervised pre-training (PT): cross-entropy over all train classes; a test task fits the last layer only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxdiv.data.episodes import sample_batch
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import check_known
 from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
+from jaxdiv.methods.sampling import draw_batch
 from jaxdiv.nets import logistic
 from jaxdiv.nets.network import BATCH_NORM, Network, task_features, update_running
 
@@ -26,11 +27,13 @@ class PreTraining(Method):
       net: a network with one logit per train class.
       ways: classes of a test task, whose head is an L2 logistic regression (C = 1, converged) on the support features.
       batch_norm: one of `network.BATCH_NORM`.
+      mesh: the devices that share a batch.
     """
 
     net: Network
     ways: int
     batch_norm: str = "transductive"
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         check_known("batch-norm policy", self.batch_norm, BATCH_NORM)
@@ -38,6 +41,10 @@ class PreTraining(Method):
     @property
     def name(self) -> str:
         return "pt"
+
+    @property
+    def tested(self) -> "PreTraining":
+        return replace(self, mesh=None)
 
     @staticmethod
     def head(ways: int, classes: int) -> int:
@@ -73,4 +80,4 @@ class PreTraining(Method):
         self, key: PRNGKeyArray, table: ImageTable, size: int, ways: int, shots: int, queries: int, augment: bool
     ) -> tuple[Array, Array]:
         """`size` images of any classes, and each one's class."""
-        return sample_batch(key, table, size, augment)
+        return draw_batch(key, table, size, augment, self.mesh)

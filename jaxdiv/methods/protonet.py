@@ -3,7 +3,7 @@
 A class is the mean of its support features; a query's logits are its negative squared distances to the classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,12 +12,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import Task
+from jaxdiv.device_memory import Fit
 from jaxdiv.errors import check_known
 from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
 from jaxdiv.methods.parallel import mean_over_tasks
 from jaxdiv.nets.network import BATCH_NORM, Network, task_features, update_running
+from jaxdiv.nets.precision import full_precision
 
 
+@full_precision
 def prototypes(
     features: Float[Array, "support d"], labels: Int[Array, " support"], ways: int
 ) -> Float[Array, "ways d"]:
@@ -40,12 +43,14 @@ class ProtoNet(Method):
       ways: classes of a task.
       batch_norm: one of `network.BATCH_NORM`.
       mesh: the devices that share a batch of tasks.
+      tasks_at_once: of a device; 0: as many as fit, on a CPU one.
     """
 
     net: Network
     ways: int
     batch_norm: str = "transductive"
     mesh: Mesh | None = None
+    tasks_at_once: int = 0
 
     def __post_init__(self) -> None:
         check_known("batch-norm policy", self.batch_norm, BATCH_NORM)
@@ -57,6 +62,13 @@ class ProtoNet(Method):
     @property
     def tested(self) -> "ProtoNet":
         return ProtoNet(self.net, self.ways, self.batch_norm)
+
+    @property
+    def remats(self) -> tuple[bool, ...]:
+        return (False,)
+
+    def at(self, fit: Fit) -> "ProtoNet":
+        return replace(self, tasks_at_once=fit.tasks_at_once)
 
     @staticmethod
     def head(ways: int, classes: int) -> int:
@@ -70,7 +82,9 @@ class ProtoNet(Method):
         self, params: PyTree, model_state: PyTree, batch: Task, key: PRNGKeyArray
     ) -> tuple[PyTree, PyTree, Metrics]:
         keys = jax.random.split(key, len(batch.query_labels))
-        (loss, (share, stats)), grads = mean_over_tasks(self._task_loss, params, batch, keys, self.mesh)
+        (loss, (share, stats)), grads = mean_over_tasks(
+            self._task_loss, params, batch, keys, self.mesh, self.tasks_at_once
+        )
         if self.batch_norm == "running":
             model_state = {"stats": update_running(model_state["stats"], stats)}
         return grads, model_state, {"loss": loss, "accuracy": share}

@@ -5,59 +5,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import prefetch
-from jaxdiv.methods.base import Method, Metrics
+from jaxdiv.device_memory import Fit, tree_bytes, usable_bytes
+from jaxdiv.methods.base import Method
 from jaxdiv.methods.checkpointing import Run, open_checkpoints, restore, save
 from jaxdiv.methods.metrics import Diverged, Log
-from jaxdiv.methods.parallel import agree, on_host, replicate, shard
+from jaxdiv.methods.parallel import Agreement, own_copy, replicate, shard
+from jaxdiv.methods.step import TrainSettings, first_state, fit, update
+from jaxdiv.nets.precision import default_precision, full_precision
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine")
 TERMINATED = 143  # the exit code of a process that SIGTERM ended: 128 + 15
-_MOMENTUM = 0.9
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train.
-
-    Attributes:
-      steps: outer steps at most.
-      learning_rate: its peak, where there is a schedule.
-      optimizer: `adam`, `adamw` (with `weight_decay`) or `sgd` (momentum .9).
-      schedule: `constant`, or `cosine`: down to 0 at `steps`.
-      warmup: steps over which the rate first rises from 0.
-      grad_clip_norm: global norm to which gradients are cut; 0: none.
-      checkpoint_every: steps.
-      validate_every: steps; 0: never. The best checkpoint by validation accuracy is then kept beside the latest.
-      patience: validations in a row without a new best accuracy after which training has converged; 0: no such end.
-      minutes: of training, earlier runs included, after which it stops; 0: no such end.
-    """
-
-    steps: int
-    learning_rate: float = 1e-3
-    optimizer: str = "adam"
-    schedule: str = "constant"
-    warmup: int = 0
-    weight_decay: float = 0.0
-    grad_clip_norm: float = 0.0
-    checkpoint_every: int = 500
-    validate_every: int = 0
-    patience: int = 0
-    minutes: float = 0.0
-
-
+@full_precision
 def train(
     method: Method,
     sample: Callable[[PRNGKeyArray], PyTree],
@@ -74,17 +42,18 @@ def train(
     Every random draw is a function of `key` and the step, so a resumed run equals an undisturbed one bit for bit.
 
     Args:
-      sample: key -> the batch that `method.gradient` takes, the same on every host.
+      sample: key -> the batch that `method.gradient` takes, the same on every host, or spread over the mesh already.
       folder: gets Orbax checkpoints (parameters, model state, optimizer, key, step), `metrics.jsonl`, a line per step
         and per validation, and `tensorboard/`.
-      validate: `params, model_state -> {"accuracy": ..., "loss": ...}` on validation tasks.
+      validate: `params, model_state -> {"accuracy": ..., "loss": ...}` on validation tasks; its arguments are on this
+        host's first device.
       identity: what else the run is made of, as JSON values; a checkpoint of another identity is refused.
       mesh: devices in one axis, over which the batch's first axis is spread, on however many hosts; None: one device.
       progress: called with the steps done and the last step's metrics, `steps_per_second` among them.
 
     Returns:
-      `step`, `loss`, `accuracy`, `ended` ("steps", "patience" or "minutes"), `seconds`, and where it was validated
-      `best_step` and `best_accuracy`.
+      `step`, `loss`, `accuracy`, `ended` ("steps", "patience" or "minutes"), `seconds`, `platforms`, where it was
+      validated `best_step` and `best_accuracy`, and of a method that trains on tasks `tasks_at_once` and `remat`.
 
     Raises:
       Diverged: a loss is not finite; the checkpoint before it is kept.
@@ -92,8 +61,9 @@ def train(
       SystemExit: with code 143, after a checkpoint, where the process got SIGTERM.
     """
     for_init, for_steps = jax.random.split(key)
-    state = replicate(_init(method, settings, for_init), mesh)
-    run = Run({**_identity(settings), **(identity or {}), "key": jax.random.key_data(key).tolist()})
+    state = replicate(first_state(method, settings, for_init), mesh)
+    with_it = {"precision": default_precision(), **(identity or {}), "key": jax.random.key_data(key).tolist()}
+    run = Run({**_identity(settings), **with_it})
     start = time.monotonic()
     with (
         open_checkpoints(folder, run) as manager,
@@ -107,66 +77,58 @@ def train(
         before = run.seconds
         keys_of = lambda step: jax.random.split(jax.random.fold_in(for_steps, step))
         batches = prefetch(sample, (keys_of(later)[0] for later in range(step + 1, settings.steps + 1)))
+        agreement, fitted = Agreement(step, before), None
         while not (ended := _ended(run, step, settings)):
             step += 1
-            state, metrics = _update(method, settings, mesh, state, shard(next(batches), mesh), keys_of(step)[1])
+            batch, for_step = shard(next(batches), mesh), keys_of(step)[1]
+            if fitted is None:
+                fitted = _fitted(method, settings, mesh, state, batch, for_step, run)
+            state, metrics = update(fitted, settings, mesh, state, batch, for_step)
             log.add(step, metrics)
-            stopping, run.seconds = agree(terminated.is_set(), before + time.monotonic() - start)
             validating = bool(validate and settings.validate_every) and step % settings.validate_every == 0
-            if validating or stopping or step % settings.checkpoint_every == 0 or _ended(run, step, settings):
+            saving, stopping = validating or step % settings.checkpoint_every == 0 or step == settings.steps, False
+            if saving or agreement.due(step):
+                stopping, run.seconds = agreement.reach(step, terminated.is_set(), before + time.monotonic() - start)
+            if saving or stopping or _ended(run, step, settings):
                 log.fetch()
                 _check_params(state["params"], step)
                 if validating:
                     assert validate is not None
-                    found = validate(*on_host((state["params"], state["model_state"])))
+                    found = validate(*own_copy((state["params"], state["model_state"])))
                     run.validated(step, found["accuracy"])
                     log.validated(step, found)
                 run.last = log.last()
-                save(manager, step, state, run)
+                # A copy: Orbax writes while the next step already reuses the memory of this state.
+                save(manager, step, jax.tree.map(jnp.copy, state), run)
             if stopping:
                 manager.wait_until_finished()
                 raise SystemExit(TERMINATED)
         manager.wait_until_finished()
-        return {**log.last(), "ended": ended, **run.summary()}
+        return {**log.last(), "ended": ended, **run.summary(), **run.program}
 
 
-def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """The optimizer that `settings` describes."""
-    rate: Any = settings.learning_rate
-    if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(settings.learning_rate, max(settings.steps - settings.warmup, 1))
-    elif settings.warmup:
-        rate = optax.constant_schedule(settings.learning_rate)
-    if settings.warmup:
-        rise = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup)
-        rate = optax.join_schedules([rise, rate], [settings.warmup])
-    step = {
-        "adam": lambda: optax.adam(rate),
-        "adamw": lambda: optax.adamw(rate, weight_decay=settings.weight_decay),
-        "sgd": lambda: optax.sgd(rate, _MOMENTUM),
-    }[settings.optimizer]()
-    clip = settings.grad_clip_norm
-    return optax.chain(optax.clip_by_global_norm(clip), step) if clip else step
-
-
-# Both take the method and its settings by value, so that a method compiles once for all benchmarks.
-@partial(jax.jit, static_argnames=("method", "settings"))
-def _init(method: Method, settings: TrainSettings, key: PRNGKeyArray) -> PyTree:
-    params, model_state = method.init(key)
-    return {"params": params, "model_state": model_state, "optimizer": make_optimizer(settings).init(params)}
-
-
-@partial(jax.jit, static_argnames=("method", "settings", "mesh"))
-def _update(
-    method: Method, settings: TrainSettings, mesh: Mesh | None, state: PyTree, batch: PyTree, key: PRNGKeyArray
-) -> tuple[PyTree, Metrics]:
-    gradient, model_state, metrics = method.gradient(state["params"], state["model_state"], batch, key)
-    updates, optimizer = make_optimizer(settings).update(gradient, state["optimizer"], state["params"])
-    params = optax.apply_updates(state["params"], updates)
-    after = {"params": params, "model_state": model_state, "optimizer": optimizer}, metrics
-    if mesh is None:
-        return after
-    return jax.lax.with_sharding_constraint(after, NamedSharding(mesh, PartitionSpec()))
+def _fitted(
+    method: Method,
+    settings: TrainSettings,
+    mesh: Mesh | None,
+    state: PyTree,
+    batch: PyTree,
+    key: PRNGKeyArray,
+    run: Run,
+) -> Method:
+    """The method with as many tasks at once as fit a device, as a resumed run had them if they do."""
+    if not method.remats:
+        return method
+    if jax.default_backend() == "cpu":
+        found = Fit(method.tasks_at_once or 1, method.remats[0])
+    else:
+        first = Fit(**run.program) if run.program else None
+        limit = usable_bytes(
+            jax.local_devices()[0], tree_bytes(state) + tree_bytes(batch) // (mesh.size if mesh else 1)
+        )
+        found = fit(method, settings, mesh, state, batch, key, limit, first)
+    run.program = found._asdict()
+    return method.at(found)
 
 
 def _identity(settings: TrainSettings) -> dict[str, Any]:

@@ -1,19 +1,19 @@
 """The convolution and the max-pool of every network here: as fast inside a loop as outside, to any order.
 
-XLA's CPU back end does not bring a *backward* convolution inside `scan`, `map` or `fori_loop` into the layout
-that its fast kernels need, and then runs it 27 to 65 times slower (kernel gradient) or 2 to 6 times slower (input
-gradient). MAML's inner loop is such a loop. So the three bilinear maps of a convolution
+MAML differentiates convolutions inside loops, several times, for many tasks that each have kernels of their own.
+No one form of XLA's is fast at all of that, so the three bilinear maps of a convolution
 
     y  = conv(x, w)          dx = input_grad(dy, w)          dw = kernel_grad(x, dy)
 
 are three primitives here. Each is linear in both arguments, and each one's transposes are the two others: the set
-is closed under differentiation, forward and reverse, to any order. On the CPU each lowers to the
-fastest of several forms: minimal filtering (`winograd`), matrix products of patches, or an ordinary NHWC x HWIO
-convolution with explicit transposes; on GPU and TPU to what JAX itself would emit.
+is closed under differentiation, forward and reverse, to any order. With a first axis of tasks in both arguments each
+does the same for every task, so the set is closed under `jax.vmap` too. The platform is chosen when a
+program is lowered: `conv_cpu` has the forms for a CPU, `conv_forms` those for a GPU and XLA's own, which a TPU gets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jaxdiv.nets import winograd
-
-_NHWC = ("NHWC", "HWIO", "NHWC")
-# On a CPU, measured: at outputs up to this many pixels a sum of one matmul per kernel tap that meets the image beats
-# XLA's convolution; up to `_SMALL`, with few channels, one matmul of the patches does.
-_TINY = 4
-_SMALL = 16
-_FEW_CHANNELS = 64
-# The kernel gradient of a larger output, image by image: its patches stay in the caches, and it is 1.2 to 7 times
-# faster than XLA's convolution, where an image has enough multiply-adds to be worth a turn of a loop.
-# With some, but few images of few channels XLA's stays ahead, by up to 1.8.
-_MANY = 100
-_FEW_IMAGES = 32
-_WORTH_A_LOOP = 2**18
+from jaxdiv.nets import conv_cpu, conv_forms
+from jaxdiv.nets.conv_forms import NHWC, Form, Window
+from jaxdiv.nets.precision import default_precision
 
 
 def conv_general_dilated(
@@ -53,27 +42,45 @@ def conv_general_dilated(
 ) -> Float[Array, "n ho wo o"]:
     """`jax.lax.conv_general_dilated` for NHWC images and HWIO kernels: pass it to `flax.linen.Conv`.
 
+    Its derivatives of every order have its precision.
+
+    Args:
+      precision: a `jax.lax.Precision` or its name; None: what `jax.default_matmul_precision` says.
+
     Raises ValueError for what no network here uses: other layouts, dilation, groups.
     """
     spec = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    if spec != lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC):
-        raise ValueError(f"this convolution takes {_NHWC} only, not {dimension_numbers}")
+    if spec != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC):
+        raise ValueError(f"this convolution takes {NHWC} only, not {dimension_numbers}")
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     if dilated or feature_group_count != 1 or batch_group_count != 1:
         raise ValueError("this convolution has no dilation and no groups")
-    strides = tuple(window_strides)
+    rows, columns = window_strides
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], (rows, columns), padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    return _conv.bind(lhs, rhs, strides=strides, pads=pads, image=lhs.shape[1:3], kernel=rhs.shape[:2])
+    window = Window((rows, columns), (pads[0], pads[1]), _sides(lhs, 1), _sides(rhs, 0))
+    return _conv.bind(lhs, rhs, window=window, precision=_named(precision))
 
 
 def kernel_grad(
     x: Float[Array, "n h w i"], dy: Float[Array, "n ho wo o"], kernel: int, stride: int, padding: int
 ) -> Float[Array, "kernel kernel i o"]:
     """The gradient of Σ conv(x, w) · dy in w, summed over the images."""
-    where = dict(strides=(stride, stride), pads=((padding, padding),) * 2, kernel=(kernel, kernel))
-    return _kernel_grad.bind(x, dy, image=x.shape[1:3], **where)
+    edges = (padding, padding)
+    window = Window((stride, stride), (edges, edges), _sides(x, 1), (kernel, kernel))
+    return _kernel_grad.bind(x, dy, window=window, precision=_named(None))
+
+
+def _sides(array: Array, first: int) -> tuple[int, int]:
+    return array.shape[first], array.shape[first + 1]
+
+
+def _named(precision: Any) -> str | None:
+    """A precision by its name, as `jax.default_matmul_precision` takes it: a parameter that compares by value."""
+    if precision is None:
+        return default_precision()
+    return precision if isinstance(precision, str) else lax.Precision(precision).name.lower()
 
 
 def max_pool_2x2(x: Float[Array, "n h w c"], sign: Float[Array, " c"] | None = None) -> Float[Array, "n h2 w2 c"]:
@@ -98,165 +105,57 @@ def _larger(sign, a, b):
     return jnp.where((first >= second) | jnp.isnan(first), a, b)
 
 
-def _conv_plain(x, w, *, strides, pads, image, kernel):
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=_NHWC)
-
-
-def _input_grad_plain(dy, w, *, strides, pads, image, kernel):
-    like = jax.ShapeDtypeStruct((dy.shape[0], *image, w.shape[2]), dy.dtype)
-    forward = partial(_conv_plain, w=w, strides=strides, pads=pads, image=image, kernel=kernel)
-    return jax.linear_transpose(forward, like)(dy)[0]
-
-
-def _kernel_grad_plain(x, dy, *, strides, pads, image, kernel):
-    like = jax.ShapeDtypeStruct((*kernel, x.shape[3], dy.shape[3]), dy.dtype)
-    forward = partial(_conv_plain, x, strides=strides, pads=pads, image=image, kernel=kernel)
-    return jax.linear_transpose(forward, like)(dy)[0]
-
-
-def _taps(strides, pads, image, kernel):
-    """Every (kernel row, column, output pixel, image pixel) that meet: the non-zero terms of a tiny convolution."""
-    out = _out_shape(strides, pads, image, kernel)
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            for i in range(out[0]):
-                for j in range(out[1]):
-                    r, s = i * strides[0] + a - pads[0][0], j * strides[1] + b - pads[1][0]
-                    if 0 <= r < image[0] and 0 <= s < image[1]:
-                        yield (a, b), (i, j), (r, s)
-
-
-def _patches(x, strides, pads, image, kernel):
-    """The patch under each output pixel `[n, ho, wo, kh * kw * c]`."""
-    ho, wo = _out_shape(strides, pads, image, kernel)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    rows = [slice(a, a + (ho - 1) * strides[0] + 1, strides[0]) for a in range(kernel[0])]
-    columns = [slice(b, b + (wo - 1) * strides[1] + 1, strides[1]) for b in range(kernel[1])]
-    return jnp.concatenate([x[:, row, column] for row in rows for column in columns], -1)
-
-
-def _size(channels, strides, pads, image, kernel):
-    """Which form is fastest on a CPU: "tiny" (taps), "small" (patches) or "" (XLA's convolution)."""
-    out = _out_shape(strides, pads, image, kernel)
-    if kernel == (1, 1) and strides == (1, 1) and pads == ((0, 0), (0, 0)):
-        return "small"  # the image is its own patches: 1.2 to 2.5 times faster at any size
-    if kernel == (1, 1) or out[0] * out[1] > _SMALL:
-        return ""
-    if channels <= _FEW_CHANNELS:
-        return "small"
-    return "tiny" if out[0] * out[1] <= _TINY else ""
-
-
-def _tile(images, inputs, filters, dtype, sizes, strides, pads, image, kernel):
-    """The tile size of `winograd` where that is fastest on a CPU, else 0."""
-    fits = kernel == (3, 3) and strides == (1, 1) and all(0 <= side <= 2 for p in pads for side in p)
-    if not fits or dtype not in (jnp.float32, jnp.float64):
-        return 0
-    return winograd.cheapest(images, inputs, filters, _out_shape(strides, pads, image, kernel), sizes)
-
-
-def _conv_cpu(x, w, *, strides, pads, image, kernel):
-    where = dict(strides=strides, pads=pads, image=image, kernel=kernel)
-    size = _size(x.shape[3], **where)
-    if size == "small":
-        return _patches(x, **where) @ w.reshape(-1, w.shape[3])
-    # A forward pass as accurate as the direct sum: what rounding turns a ReLU on or off moves gradients by far more.
-    if tile := not size and _tile(len(x), x.shape[3], w.shape[3], x.dtype, (2,), **where):
-        return winograd.conv(x, w, pads, tile)
-    if size != "tiny":
-        return _conv_plain(x, w, **where)
-    ho, wo = _out_shape(**where)
-    out = [[jnp.zeros((x.shape[0], w.shape[3]), x.dtype) for _ in range(wo)] for _ in range(ho)]
-    for (a, b), (i, j), (r, s) in _taps(**where):
-        out[i][j] = out[i][j] + x[:, r, s] @ w[a, b]
-    return jnp.stack([jnp.stack(row, 1) for row in out], 1)
-
-
-def _input_grad_cpu(dy, w, *, strides, pads, image, kernel):
-    where = dict(strides=strides, pads=pads, image=image, kernel=kernel)
-    size = _size(w.shape[2], **where)
-    if size == "tiny":
-        out = [[jnp.zeros((dy.shape[0], w.shape[2]), dy.dtype) for _ in range(image[1])] for _ in range(image[0])]
-        for (a, b), (i, j), (r, s) in _taps(**where):
-            out[r][s] = out[r][s] + dy[:, i, j] @ w[a, b].T
-        return jnp.stack([jnp.stack(row, 1) for row in out], 1)
-    if tile := not size and _tile(len(dy), w.shape[2], w.shape[3], dy.dtype, (2, 3), **where):
-        return winograd.input_grad(dy, w, pads, tile)
-    flipped = w[::-1, ::-1].transpose(0, 1, 3, 2)
-    low = [k - 1 - p[0] for k, p in zip(kernel, pads, strict=True)]
-    spread = [(d - 1) * s + 1 for d, s in zip(dy.shape[1:3], strides, strict=True)]
-    high = [i - (d + lo - k + 1) for i, d, lo, k in zip(image, spread, low, kernel, strict=True)]
-    edges = tuple(zip(low, high, strict=True))
-    if size == "small" and strides == (1, 1) and min(*low, *high) >= 0:
-        taken = _patches(dy, strides=strides, pads=edges, image=dy.shape[1:3], kernel=kernel)
-        return taken @ flipped.reshape(-1, flipped.shape[3])
-    return lax.conv_general_dilated(dy, flipped, (1, 1), edges, lhs_dilation=strides, dimension_numbers=_NHWC)
-
-
-def _kernel_grad_cpu(x, dy, *, strides, pads, image, kernel):
-    where = dict(strides=strides, pads=pads, image=image, kernel=kernel)
-    size = _size(x.shape[3], **where)
-    if size == "small":
-        taken = _patches(x, **where)
-        flat = taken.reshape(-1, taken.shape[3])
-        return (flat.T @ dy.reshape(-1, dy.shape[3])).reshape(*kernel, x.shape[3], dy.shape[3])
-    if size == "tiny":
-        out = [[jnp.zeros((x.shape[3], dy.shape[3]), x.dtype) for _ in range(kernel[1])] for _ in range(kernel[0])]
-        for (a, b), (i, j), (r, s) in _taps(**where):
-            out[a][b] = out[a][b] + x[:, r, s].T @ dy[:, i, j]
-        return jnp.stack([jnp.stack(row, 0) for row in out], 0)
-    if tile := not size and _tile(len(x), x.shape[3], dy.shape[3], x.dtype, (2, 3), **where):
-        return winograd.kernel_grad(x, dy, pads, tile)
-    pixels, taken = dy.shape[1] * dy.shape[2], kernel[0] * kernel[1] * x.shape[3]
-    few = 1 < x.shape[0] <= _FEW_IMAGES and x.shape[3] <= _FEW_CHANNELS
-    if pixels >= _MANY and pixels * taken * dy.shape[3] >= _WORTH_A_LOOP and not few:
-
-        def add(total, image):
-            rows = _patches(image[0][None], **where).reshape(pixels, taken)
-            return total + rows.T @ image[1].reshape(pixels, -1), None
-
-        total = lax.scan(add, jnp.zeros((taken, dy.shape[3]), x.dtype), (x, dy))[0]
-        return total.reshape(*kernel, x.shape[3], dy.shape[3])
-    # Channels play the batch and images the features. A stride leaves rows at the far edge that no tap reached.
-    reach = [(d - 1) * s + k for d, s, k in zip(dy.shape[1:3], strides, kernel, strict=True)]
-    high = [r - i - p[0] for r, i, p in zip(reach, image, pads, strict=True)]
-    padding = [(p[0], hi) for p, hi in zip(pads, high, strict=True)]
-    dw = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
-        (1, 1),
-        padding,
-        rhs_dilation=strides,
-        dimension_numbers=_NHWC,
-    )
-    return dw.transpose(1, 2, 0, 3)
-
-
-def _out_shape(strides, pads, image, kernel):
-    return tuple((i + sum(p) - k) // s + 1 for i, p, k, s in zip(image, pads, kernel, strides, strict=True))
-
-
-def _primitive(name, plain, cpu, out_shape):
+def _primitive(name: str, form: Form, cpu: Form, gpu: Form, out_shape: Callable[..., Sequence[int]]) -> Primitive:
+    """A primitive by its form for one task on XLA and on a CPU, and for many tasks on a GPU."""
     primitive = Primitive(name)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("strides", "pads", "image", "kernel")))
-    primitive.def_abstract_eval(lambda a, b, **where: a.update(shape=out_shape(a, b, **where), weak_type=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("window", "precision")))
+
+    def abstract(a: Any, b: Any, window: Window, precision: str | None) -> Any:
+        lead, a_shape, b_shape = a.shape[:-4], a.shape[-4:], b.shape[-4:]
+        return a.update(shape=(*lead, *out_shape(a_shape, b_shape, window)), weak_type=False)
+
+    primitive.def_abstract_eval(abstract)
+    # Many tasks on a CPU are XLA's grouped convolution: a program that cares lets them take turns (`mean_over_tasks`).
+    many = _vmapped(form)
+    for platform, one, together in ((None, form, many), ("cpu", cpu, many), ("cuda", form, gpu), ("rocm", form, gpu)):
+        mlir.register_lowering(primitive, _lowered(one, together), platform=platform)
     return primitive
 
 
-_conv = _primitive("jaxdiv_conv", _conv_plain, _conv_cpu, lambda x, w, **k: (x.shape[0], *_out_shape(**k), w.shape[3]))
+def _vmapped(form: Form) -> Form:
+    return lambda a, b, window: jax.vmap(lambda a, b: form(a, b, window))(a, b)
+
+
+def _lowered(one: Form, many: Form) -> Callable[..., Any]:
+    """A lowering rule by the form for one task and that for many."""
+
+    def rule(a: Array, b: Array, window: Window, precision: str | None) -> Array:
+        with jax.default_matmul_precision(precision):  # type: ignore[arg-type]  # None: the platform's own
+            return (one if a.ndim == 4 else many)(a, b, window)
+
+    return mlir.lower_fun(rule, multiple_results=False)
+
+
+_conv = _primitive(
+    "jaxdiv_conv",
+    conv_forms.conv,
+    conv_cpu.conv,
+    conv_forms.conv_gpu,
+    lambda x, w, window: (x[0], *window.out, w[3]),
+)
 _input_grad = _primitive(
     "jaxdiv_conv_input_grad",
-    _input_grad_plain,
-    _input_grad_cpu,
-    lambda dy, w, **k: (dy.shape[0], *k["image"], w.shape[2]),
+    conv_forms.input_grad,
+    conv_cpu.input_grad,
+    conv_forms.input_grad_gpu,
+    lambda dy, w, window: (dy[0], *window.image, w[2]),
 )
 _kernel_grad = _primitive(
     "jaxdiv_conv_kernel_grad",
-    _kernel_grad_plain,
-    _kernel_grad_cpu,
-    lambda x, dy, **k: (*k["kernel"], x.shape[3], dy.shape[3]),
+    conv_forms.kernel_grad,
+    conv_cpu.kernel_grad,
+    conv_forms.kernel_grad_gpu,
+    lambda x, dy, window: (*window.kernel, x[3], dy[3]),
 )
 
 ad.defbilinear(
@@ -276,20 +175,43 @@ ad.defbilinear(
 )
 
 
-def _batch(primitive, plain, merges):
-    """vmap: where only the images carry the new axis it joins theirs; otherwise JAX's own grouped convolution."""
+def _batch(primitive: Primitive, free: tuple[int, int], out: tuple[int, int]) -> None:
+    """vmap: a new axis of both arguments is one of tasks; of one alone, it joins an axis that the other has not.
 
-    def rule(arguments, axes, **where):
-        (a, b), (a_axis, b_axis) = arguments, axes
-        if merges and b_axis is None:
-            a = jnp.moveaxis(a, a_axis, 0)
-            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, **where)
-            return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-        return jax.vmap(partial(plain, **where), in_axes=axes)(a, b), 0
+    Args:
+      free: that axis of each argument, counted from the last.
+      out: the axis of the result that each becomes.
+    """
+
+    def rule(arguments: Sequence[Array], axes: Sequence[int | None], **where: Any) -> tuple[Array, int]:
+        a, b = arguments
+        a_axis, b_axis = axes
+        if a_axis is not None and b_axis is not None:
+            a, b = jnp.moveaxis(a, a_axis, 0), jnp.moveaxis(b, b_axis, 0)
+            if a.ndim == 5:
+                return primitive.bind(a, b, **where), 0
+            found = primitive.bind(*(side.reshape(-1, *side.shape[2:]) for side in (a, b)), **where)
+            return found.reshape(*a.shape[:2], *found.shape[1:]), 0
+        if a_axis is not None:
+            a, count = _joined(a, a_axis, free[0])
+        else:
+            assert b_axis is not None
+            b, count = _joined(b, b_axis, free[1])
+        found = primitive.bind(a, b, **where)
+        at = found.ndim + out[0 if b_axis is None else 1]
+        return found.reshape(*found.shape[:at], count, found.shape[at] // count, *found.shape[at + 1 :]), at
 
     batching.primitive_batchers[primitive] = rule
 
 
-_batch(_conv, _conv_plain, merges=True)
-_batch(_input_grad, _input_grad_plain, merges=True)
-_batch(_kernel_grad, _kernel_grad_plain, merges=False)
+def _joined(side: Array, axis: int, into: int) -> tuple[Array, int]:
+    """An array whose `axis` has become the major part of the axis `into` (counted from the last), and its length."""
+    at = side.ndim + into - 1
+    side = jnp.moveaxis(side, axis, at)
+    count, length = side.shape[at : at + 2]
+    return side.reshape(*side.shape[:at], count * length, *side.shape[at + 2 :]), count
+
+
+_batch(_conv, free=(-4, -1), out=(-4, -1))
+_batch(_input_grad, free=(-4, -2), out=(-4, -1))
+_batch(_kernel_grad, free=(-1, -1), out=(-2, -1))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jaxdiv.nets.precision import always_full_precision
+
 _MAX_STEPS = 200
 
 
@@ -27,6 +29,7 @@ class _State(NamedTuple):
     step: Array
 
 
+@always_full_precision  # Newton's steps solve systems at float32's resolution
 @partial(jax.jit, static_argnames=("ways",))
 def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: Float[ArrayLike, ""] = 1.0) -> Head:
     """Minimise ½‖W‖² + C · Σᵢ crossentropy(W, b; xᵢ, yᵢ), the bias unpenalised: scikit-learn's `LogisticRegression`.
@@ -45,7 +48,7 @@ def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: F
     dtype = jnp.result_type(features, jnp.float32)
     mean = features.mean(0)
     centred = (features - mean).astype(dtype)
-    gram = jnp.matmul(centred, centred.T, precision=lax.Precision.HIGHEST)
+    gram = jnp.matmul(centred, centred.T)
     # Centring gave K the null vector 1. The duals sum to 0, so a multiple of 11ᵀ changes no logit; it keeps what
     # is factorised below from losing that direction to rounding at large feature scales.
     gram = gram + jnp.trace(gram) / n**2
@@ -53,7 +56,7 @@ def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: F
     eps = jnp.finfo(dtype).eps
 
     def forward(dual: Array, bias: Array) -> Array:
-        return jnp.matmul(dual, gram, precision=lax.Precision.HIGHEST) + bias[:, None]
+        return jnp.matmul(dual, gram) + bias[:, None]
 
     def advance(state: _State) -> _State:
         p = jax.nn.softmax(state.logits, axis=0)
@@ -81,7 +84,7 @@ def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: F
         shared = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(coupling), True), own.sum(0))
         delta = own - jnp.einsum("cij,cik,k->cj", t, t, shared)
         # D⁻¹(residual − delta) + m − K delta = bias's step, the same for every sample.
-        moved = jnp.matmul(delta, gram, precision=lax.Precision.HIGHEST)
+        moved = jnp.matmul(delta, gram)
         weight = root**2
         gap = (residual - delta) / weight - shared - moved
         step_bias = jnp.sum(weight * gap, 1) / jnp.sum(weight, 1)
@@ -104,7 +107,7 @@ def fit(features: Float[Array, "n d"], labels: Int[Array, " n"], ways: int, C: F
         return (state.change > 30 * eps) & ~rounding & (state.step < _MAX_STEPS)
 
     end = lax.while_loop(unfinished, advance, init)
-    kernel = jnp.matmul(centred.T, end.dual.T, precision=lax.Precision.HIGHEST)
+    kernel = jnp.matmul(centred.T, end.dual.T)
     return Head(kernel, end.bias - mean @ kernel)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxdiv.errors import check_known
 from jaxdiv.nets.conv4 import Conv4
 from jaxdiv.nets.norm import STATISTICS
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.nets.resnet12 import ResNet12
 
 NETS = ("conv4", "resnet12")
@@ -45,11 +46,13 @@ class Network:
     module: nn.Module
     shape: tuple[int, ...]
 
+    @full_precision
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Parameters, and batch-norm statistics of mean 0 and variance 1."""
         variables = self.module.init(key, jnp.zeros((2, *self.shape)))
         return variables["params"], variables.get(STATISTICS, {})
 
+    @full_precision
     def apply_batch_stats(
         self, params: PyTree, batch: Array, key: PRNGKeyArray | None = None, dropblock_scale: Array | float = 0.0
     ) -> Output:
@@ -65,6 +68,7 @@ class Network:
         )
         return Output(logits, features, state.get(STATISTICS, {}))
 
+    @full_precision
     def apply_given_stats(self, params: PyTree, stats: PyTree, batch: Array) -> Output:
         """Batch norm by the given statistics, without dropout."""
         logits, features = self.module.apply({"params": params, STATISTICS: stats}, batch, mutable=[])[0]

@@ -9,8 +9,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
@@ -44,7 +43,14 @@ class Probe(Protocol):
         """The parameters that `training_features` is differentiated by."""
 
     def check(self, batch: Batch) -> None:
-        """Raise InputError for a batch, of arrays, that the network cannot take."""
+        """Raise InputError for a batch, of arrays, whose shapes or types the network cannot take."""
+
+    def inspect(self, batch: Batch) -> PyTree:
+        """What `check_numbers` judges a batch's numbers by: a few numbers, by a pure function. A program over many
+        tasks thus looks at all of their examples, and nothing is read before it is done."""
+
+    def check_numbers(self, seen: PyTree) -> None:
+        """Raise InputError, or warn, for what `inspect` saw of a batch; of several, with an axis of batches first."""
 
     def features(self, batch: Batch) -> Float[Array, "examples d"]:
         """Pooled features, what the classifier's head sees."""
@@ -72,7 +78,7 @@ def feature_cotangents(
     features: Float[Array, "examples d"], head: Head, score_vectors: ScoreVectors
 ) -> Float[Array, "columns examples d"]:
     """The score vectors, taken back through the head to the features."""
-    logits = jnp.matmul(features, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
+    logits = features @ head.kernel + head.bias
     return jnp.einsum("nkc,dc->knd", score_vectors(jax.nn.softmax(logits)), head.kernel)
 
 
@@ -89,6 +95,18 @@ def size(batch: Batch) -> int:
 def description(name: str, entries: int, parameters: int) -> str:
     """A probe in one line, of numbers that hold for traced and abstract parameters too."""
     return f"Probe({name}, {entries:,} entries, {parameters / 1e6:.1f} M parameters)"
+
+
+def count_unusable(values: Array) -> Int[Array, "2"]:
+    """How many numbers are NaN or infinite, and how many there are."""
+    return jnp.stack([(~jnp.isfinite(values)).sum(), jnp.asarray(values.size)])
+
+
+def check_count(counted: Int[ArrayLike, "*batches 2"], what: str) -> None:
+    """Raise InputError where `count_unusable` counted any."""
+    unusable, size = np.asarray(counted).reshape(-1, 2).sum(0)
+    if unusable:
+        raise InputError(f"{what}: NaN or infinity in {unusable} of {size} numbers")
 
 
 def check_finite(values: Array | np.ndarray, what: str) -> None:

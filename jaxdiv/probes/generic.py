@@ -6,11 +6,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxdiv.errors import InputError
 from jaxdiv.nets.logistic import Head
-from jaxdiv.probes.base import Batch, Probe, ScoreVectors, check_finite, description, feature_cotangents
+from jaxdiv.nets.precision import full_precision
+from jaxdiv.probes.base import Batch, Probe, ScoreVectors, check_count, count_unusable, description, feature_cotangents
 
 # A parameter's dotted path and shape -> the axes that number its output units; none for one without entries.
 OutputAxes = Callable[[str, tuple[int, ...]], tuple[int, ...]]
@@ -107,14 +108,20 @@ class NetworkProbe:
         if len(sizes) != 1 or sizes in ({()}, {(0,)}):
             shapes = ", ".join(str(leaf.shape) for leaf in leaves)
             raise InputError(f"a batch has one row for each example, at least one, in every array, not {shapes}")
-        for leaf in leaves:
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                check_finite(leaf, "the batch")
         found = jax.eval_shape(_features, self, batch)
         if getattr(found, "ndim", 0) != 2 or found.shape[:1] not in sizes:
             shape = jax.tree.map(lambda leaf: leaf.shape, found)
             raise InputError(f"features must be [examples, d], not {shape}: give `probe_from` a function `features`")
 
+    def inspect(self, batch: Batch) -> list[Int[Array, "2"]]:
+        floats = [leaf for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return [count_unusable(leaf) for leaf in floats]
+
+    def check_numbers(self, seen: list[Int[ArrayLike, "*batches 2"]]) -> None:
+        for counted in seen:
+            check_count(counted, "the batch")
+
+    @full_precision
     def features(self, batch: Batch) -> Float[Array, "examples d"]:
         return _features(self, batch)
 

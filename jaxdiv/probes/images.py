@@ -3,14 +3,14 @@
 import sys
 import warnings
 from functools import cache
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxdiv.errors import InputError
-from jaxdiv.probes.base import check_finite
+from jaxdiv.probes.base import check_count, count_unusable
 
 # Normalised images are within a few units of 0: `(pixel / 255 - mean) / std` with any data set's own numbers.
 _HIGHEST = 20.0
@@ -24,18 +24,24 @@ _UNNORMALISED = {
 }
 
 
-def check_images(images: Array, multiple: int = 1) -> None:
-    """Check that images are a finite batch of floats [images, h, w, 3].
+class Seen(NamedTuple):
+    """What is seen of the numbers of images; of several batches, with an axis of batches first."""
 
-    Warns, once a process and kind, where they look unnormalised: beyond what normalised pixels reach, or all in 0..1.
-    Drawings, strokes of 1 on a background of 0 as the study has Omniglot, are as they should be.
+    low: Float[ArrayLike, "*batches"]
+    high: Float[ArrayLike, "*batches"]
+    zeros: Float[ArrayLike, "*batches"]  # the share of numbers that are 0
+    unusable: Int[ArrayLike, "*batches 2"]
+
+
+def check_images(images: Array, multiple: int = 1) -> None:
+    """Check that images are a batch of floats [images, h, w, 3]; their values are not looked at.
 
     Args:
-      images: on the device; inside `jax.jit` their values are not looked at.
+      images: arrays, or what stands for them inside `jax.jit`.
       multiple: both sides must be multiples of it.
 
     Raises:
-      InputError: another shape, integers, NaN or infinity.
+      InputError: another shape, or integers.
     """
     if getattr(images, "ndim", 0) != 4 or images.shape[-1] != 3 or images.size == 0:
         found = getattr(images, "shape", type(images).__name__)
@@ -45,21 +51,25 @@ def check_images(images: Array, multiple: int = 1) -> None:
         raise InputError(f"images are {h} x {w} pixels: this probe takes multiples of {multiple} only, resize them")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"images must be normalised floats, not {images.dtype}")
-    if isinstance(images, jax.core.Tracer):
-        return
-    low, high, zeros = map(float, jax.device_get(_extremes(images)))
-    if not np.isfinite([low, high]).all():  # NaN passes through both
-        check_finite(images, "images")
-    if high > _HIGHEST:
+
+
+def inspect(images: Float[Array, "images h w 3"]) -> Seen:
+    """What `check_numbers` judges, in one pass."""
+    return Seen(images.min(), images.max(), (images == 0).mean(), count_unusable(images))
+
+
+def check_numbers(seen: Seen) -> None:
+    """Warn, once a process and kind, where images look unnormalised: beyond what normalised pixels reach, or all in
+    0..1. Drawings, strokes of 1 on a background of 0 as the study has Omniglot, are as they should be.
+
+    Raises:
+      InputError: NaN or infinity.
+    """
+    check_count(seen.unusable, "images")
+    if np.max(seen.high) > _HIGHEST:
         _warn_once("bytes")
-    elif low >= 0 and high <= 1 and zeros < _DRAWN:
+    elif np.min(seen.low) >= 0 and np.max(seen.high) <= 1 and np.mean(seen.zeros) < _DRAWN:
         _warn_once("shares")
-
-
-@jax.jit
-def _extremes(images: Array) -> tuple[Array, Array, Array]:
-    """The least and the largest number, and the share of zeros, in one pass."""
-    return images.min(), images.max(), (images == 0).mean()
 
 
 @cache  # Python's own memory of what it warned of is lost whenever somebody catches warnings, as NumPy and JAX do

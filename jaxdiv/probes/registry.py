@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from jaxdiv.errors import InputError, unknown
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import Probe
 from jaxdiv.probes.weights import IMAGENET, imagenet_file, read_tensors
 
@@ -40,6 +41,7 @@ PROBES = {
 }
 
 
+@full_precision
 def load_probe(
     name: str,
     weights: str | Path | None = None,

@@ -16,9 +16,10 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jaxdiv.errors import InputError, some
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
-from jaxdiv.probes.images import check_images
+from jaxdiv.probes.images import Seen, check_images, check_numbers, inspect
 from jaxdiv.probes.resnet import NETS, PERTURBATIONS, TAPS, ResNet, Weights, at, feature_count, layers
 from jaxdiv.probes.weights import check_tensors, fit, resembles
 
@@ -69,10 +70,18 @@ class ResNetProbe:
     def check(self, images: Array) -> None:
         check_images(images)
 
+    def inspect(self, images: Float[Array, "images h w c"]) -> Seen:
+        return inspect(images)
+
+    def check_numbers(self, seen: Seen) -> None:
+        check_numbers(seen)
+
+    @full_precision
     def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """Pooled features of normalised images."""
         return _features(self, images)
 
+    @full_precision
     def logits(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images classes"]:
         """The class scores of the weights' own classifier.
 

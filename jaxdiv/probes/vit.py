@@ -26,9 +26,10 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.errors import InputError, some
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import ScoreVectors, Tensors, description, feature_cotangents
 from jaxdiv.probes.gradients import kernel_squares
-from jaxdiv.probes.images import check_images
+from jaxdiv.probes.images import Seen, check_images, check_numbers, inspect
 from jaxdiv.probes.weights import check_tensors, fit
 
 _EPSILON = 1e-6  # of the layer norms, as in timm
@@ -93,6 +94,13 @@ class ViTProbe:
     def check(self, images: Array) -> None:
         check_images(images, self.net.patch)
 
+    def inspect(self, images: Float[Array, "images h w c"]) -> Seen:
+        return inspect(images)
+
+    def check_numbers(self, seen: Seen) -> None:
+        check_numbers(seen)
+
+    @full_precision
     def features(self, images: Float[ArrayLike, "images h w c"]) -> Float[Array, "images d"]:
         """The class token after the last norm, of normalised images whose sides are multiples of the patch's."""
         return _features(self, images)

@@ -94,6 +94,8 @@ def _subtitle(found: Analysis, generated: Collection[str], provenance: Mapping[s
     names = {row["benchmark"] for row in found.diversity} | {point.benchmark for point in found.points}
     made = names & set(generated)
     text = f"Finished {provenance['finished']}." if provenance.get("finished") else ""
+    if len(where := provenance.get("results_from", {})) > 1:
+        text += f" Computed on {listed(sorted(where))}, which round differently."
     if made and made == names:
         text += " Every benchmark is generated: images made for a known diversity, no real data set."
     elif made:

@@ -156,7 +156,10 @@ def _page(
     if contact_sheets:
         parts.append(("Contact sheets", page.contact_sheets_part(contact_sheets)))
     made = (f"jaxdiv {provenance.get('jaxdiv')}", provenance.get("finished"), provenance.get("device"))
-    note = ", ".join(str(part) for part in made if part)
+    where = provenance.get("results_from", {})
+    note = ", ".join(
+        [*(str(part) for part in made if part), *(f"{n} results from {p}" for p, n in where.items() if len(where) > 1)]
+    )
     details = [
         page.folded_part(name, page.json_part(value))
         for name, value in (("Settings", settings), ("Provenance", provenance))

@@ -6,7 +6,7 @@ prepare -> select -> embed -> diversity ---------------> correlate -> report
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from jaxdiv.study.config import Study, as_config
 from jaxdiv.study.sections import MAML
 from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, provenance
+from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, platforms, provenance
 from jaxdiv.task2vec import fisher
 
 _TABLE = "table"  # the folder of the images in a unit of `prepare`
@@ -141,7 +141,7 @@ def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[st
             Analysis.from_json(correlated.result) if correlated else surveyed(plan),
             [(name, method, need.folder) for (name, method, _), need in plan.trained.items() if need.done],
             {name: plan.workdir / "data" / f"{name}.png" for name in shown(study)},
-            {**provenance(), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
+            {**provenance(), "results_from": platforms(plan.units), "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z")},
             folder,
             unit.previous.get("files", ()),
         )
@@ -235,7 +235,7 @@ def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
     which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
-    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed)
+    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, study.compute, probe.chunk)
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
@@ -266,10 +266,12 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         seed=study.seed,
         # Subsets meet tasks of the same data sets, whose draw would otherwise outweigh what they differ in.
         purpose="diversity/subset" if study.controlled.pool else f"diversity/{benchmark}/{probe.name}",
+        compute=study.compute,
+        chunk=probe.chunk,
     )
 
     def work(unit: Unit, progress: ProgressFn) -> embed.Result:
-        found = [(tasks, arrays) for tasks, folder in unit.kin("tasks") if (arrays := arrays_in(folder))]
+        found = [(tasks, arrays) for tasks, folder in unit.kin("tasks", here=True) if (arrays := arrays_in(folder))]
         _, most = max(found, key=lambda item: item[0], default=(0, {}))
         before = embed.Result(**most) if most else None
         return embed.run(spec, embed.Inputs(_images(spec.table, unit), _probe(study, progress), before), progress)
@@ -292,9 +294,8 @@ def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:
 
 
 def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inputs: tuple[Unit, ...]) -> Unit:
-    settings = study.settings(method)
-    name, pixels, loop = f"train/{benchmark}/{method}/seed{run}", study.learner.pixels, study.training
-    validated = bool(loop.validate_every)
+    name, settings = f"train/{benchmark}/{method}/seed{run}", study.settings(method)
+    pixels, loop, validated = study.learner.pixels, study.training, bool(study.training.validate_every)
     spec = train.Spec(
         benchmark=benchmark,
         method=method,
@@ -304,6 +305,7 @@ def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inpu
         task=study.task,
         learner=study.learner,
         settings=settings,
+        compute=study.compute,
         training=loop,
         steps=settings.steps,
         augment=study.data.augment.training,
@@ -327,8 +329,7 @@ def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inpu
 def _evaluate(
     study: Study, root: Path, benchmark: str, method: str, run: int, test_set: str, inputs: tuple[Unit, ...]
 ) -> Unit:
-    trained, tasks = inputs[0], study.evaluation.tasks
-    where = benchmark if test_set == "own" else study.fixed_test_set
+    trained, tasks, where = inputs[0], study.evaluation.tasks, benchmark if test_set == "own" else study.fixed_test_set
     spec = evaluate.Spec(
         benchmark=benchmark,
         method=method,
@@ -339,6 +340,7 @@ def _evaluate(
         task=study.task,
         tasks=tasks,
         dropout=study.evaluation.dropout,
+        compute=study.compute,
         seed=study.seed,
         learner=study.learner,
         settings=trained.spec.settings,
@@ -366,9 +368,8 @@ def _train_split(study: Study, benchmark: str, pixels: int) -> Table:
     if study.controlled.pool:
         return replace(whole, images=study.controlled.images, seed=study.seed, chosen=True)
     cut = study.data.cut
-    return (
-        replace(whole, classes=cut.classes, images=cut.images, seed=study.seed) if any(asdict(cut).values()) else whole
-    )
+    smaller = replace(whole, classes=cut.classes, images=cut.images, seed=study.seed)
+    return smaller if cut.classes or cut.images else whole
 
 
 def _whole(study: Study, benchmark: str, split: str) -> Table:

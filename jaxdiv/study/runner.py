@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
+from jaxdiv.methods.checkpointing import trained_on
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
@@ -23,7 +25,7 @@ from jaxdiv.study.launchers.commands import script
 from jaxdiv.study.overview import overview
 from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
-from jaxdiv.study.unit import Unit
+from jaxdiv.study.unit import ON_DEVICES, Unit, platforms
 
 _READING = {"correlate", "report"}
 
@@ -74,7 +76,10 @@ def run(
                 for problem in unit.problems()[:1]:
                     say = f"{unit.name} is made again: {problem}"
                     console.print(say, highlight=False, markup=False, soft_wrap=True)
-            failures += Work(plan, todo, launch(plan.study), config, console).done()
+            launcher = launch(plan.study)
+            if launcher is None:
+                _say_platforms(plan, todo, console)
+            failures += Work(plan, todo, launcher, config, console).done()
             # Where an input was made again and says something else, what was computed from it is made again too.
             ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
             todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
@@ -100,6 +105,7 @@ def dry_run(
     listed = checks.chosen(plan, stages, units)
     console.out(overview(plan, listed), highlight=False)
     missing = [unit for unit in listed if not unit.done]
+    _say_platforms(plan, missing, console)
     checks.check_files(plan, missing)
     checks.check_sizes(plan, _to_check(plan, stages, missing))
 
@@ -199,6 +205,19 @@ def _found(plan: Plan, names: Container[str]) -> list[str]:
     sets = {name: outlined for name, outlined in plan.outlines.items() if name in names}
     size = task.ways, task.shots + task.queries
     return [line for name, outlined in sets.items() for line in data_sets.found(name, outlined, *size)]
+
+
+def _say_platforms(plan: Plan, todo: Sequence[Unit], console: Console) -> None:
+    """Which platforms' results and checkpoints will stand beside those of this run, if there are others."""
+    here, new = jax.default_backend(), [unit for unit in todo if unit.stage in ON_DEVICES]
+    if not new:
+        return
+    begun = Counter("+".join(trained_on(unit.folder)) for unit in new if unit.stage == "train")
+    parts = [f"results from {name}: {count}" for name, count in platforms(plan.units).items() if name != here]
+    parts += [f"checkpoints from {name}: {count}" for name, count in begun.items() if name not in ("", here)]
+    if parts:
+        text = f"note: {', '.join(parts)}; this run computes on {here}, which rounds differently (docs/performance.md)"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _record(plan: Plan) -> None:

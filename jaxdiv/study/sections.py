@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
-from jaxdiv.methods.train import OPTIMIZERS, SCHEDULES
+from jaxdiv.methods.step import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.registry import PROBES
 from jaxdiv.task2vec import fisher
@@ -28,7 +28,13 @@ NO_RESULT = {"identity": False}
 
 
 # In an error: what a value of a type is.
-_KINDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    bool | None: "true or false",
+}
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ class Controlled(Section):
 
 @dataclass(frozen=True)
 class Probe(Section):
-    """How diversity is measured."""
+    """How diversity is measured. `chunk` is of memory and speed alone; 0: as many examples as fit."""
 
     PATH: ClassVar[str] = "probe."
     name: Annotated[str, OneOf("probe", PROBES)]
@@ -196,6 +202,7 @@ class Probe(Section):
     distance: Annotated[str, OneOf("distance", DISTANCES)]
     interval: Annotated[str, OneOf("interval", INTERVALS)]
     floor_tasks: Annotated[int, Range(1)]
+    chunk: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -257,7 +264,7 @@ class MAML(Episodic):
     inner_params: Annotated[str, OneOf("choice of maml.inner_params", INNER_PARAMS)]
     learn_inner_lr: bool
     grad_reduction: Annotated[str, OneOf("choice of maml.grad_reduction", GRAD_REDUCTIONS)]
-    remat: bool
+    remat: bool | None = field(metadata=NO_RESULT)
 
 
 @cache
@@ -269,12 +276,15 @@ def method_section(name: str) -> type[MethodSection]:
 
 @dataclass(frozen=True)
 class Compute(Section):
-    """How a device computes. `tasks_at_once` is of memory and speed alone; 0: as many as fit."""
+    """How a device computes.
+
+    `tasks_at_once` (0: as many as fit) and `deterministic` change no result beyond rounding.
+    """
 
     PATH: ClassVar[str] = "compute."
     precision: Annotated[str, OneOf("precision", PRECISIONS)]
     tasks_at_once: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
-    deterministic: bool
+    deterministic: bool = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,19 @@ the pool as the others, so that neither size nor the mixture of data sets tells 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from jaxdiv.data.episodes import read_images, sample_batch
 from jaxdiv.data.table import ImageTable, take
 from jaxdiv.errors import InputError, at_least
 from jaxdiv.probes.base import Probe
 from jaxdiv.stats.controlled import LEVELS
-from jaxdiv.task2vec.embed import embed_tasks
+from jaxdiv.task2vec.program import How, Tasks, embed_each
 
 _STARTS = 6  # random starts of one search
 
@@ -30,25 +31,36 @@ def embed_classes(
     key: PRNGKeyArray,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
+    chunk: int | None = None,
+    tasks_at_once: int | None = None,
 ) -> Float[np.ndarray, "classes filters"]:
     """Task2Vec embeddings (exact, converged head) of single classes of a pool.
 
     Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the whole pool, the same
-    for all.
+    for all. Different devices embed different classes; `chunk` and `tasks_at_once` are as `embed_tasks`'s.
 
     Raises:
       InputError: as `embed_tasks`, for a row that is no class of the pool, and a class with fewer images.
     """
     at_least(1, images=images)
     background, _ = sample_batch(key, pool, images)
-    labels = jnp.repeat(jnp.arange(2), images)[None]
     chosen = jax.device_put(take(pool, rows, images, seed))
-    found: list[np.ndarray] = []
-    for number in range(len(rows)):
-        mine = read_images(chosen, number * images + np.arange(images))
-        found += [*embed_tasks(probe, jnp.concatenate([mine, background])[None], labels, 2)]
-        progress(number + 1)
-    return np.stack(found)
+    how, draw = How(ways=2, estimator="exact", head="converged", chunk=chunk), _AgainstAll(images)
+    numbers = np.arange(len(rows), dtype=np.int32)
+    source = (chosen, background)
+    return embed_each(probe, how, numbers, draw, source, tasks_at_once=tasks_at_once, progress=progress)
+
+
+@dataclass(frozen=True)
+class _AgainstAll:
+    """Draws the task of a class, by its number among the chosen: its `images` images against the background."""
+
+    images: int
+
+    def __call__(self, source: tuple[ImageTable, Array], number: Int[ArrayLike, ""]) -> Tasks:
+        chosen, background = source
+        mine = read_images(chosen, number * self.images + jnp.arange(self.images))
+        return jnp.concatenate([mine, background]), jnp.repeat(jnp.arange(2), self.images), None
 
 
 def mean_distance(distances: Float[np.ndarray, "classes classes"], rows: Int[np.ndarray, " chosen"]) -> float:

@@ -54,9 +54,9 @@ def read(table: Table, folders: tuple[Path, ...], rows: tuple[int, ...] = ()) ->
     """
     stored = [store.read_table(folder) for folder in folders]
     whole = benchmarks.join(table.source, stored, table.split, table.own)
-    if not rows and not table.classes and not table.images:
-        return whole
-    return place(take(whole, rows or _drawn(table, whole), table.images, table.seed))
+    if rows or table.classes or table.images:
+        whole = take(whole, rows or _drawn(table, whole), table.images, table.seed)
+    return place(whole)
 
 
 def outline(

@@ -9,6 +9,7 @@ the checksum of what the result says, its content, and those of its inputs. A re
 So whatever is damaged is made again, and when an input has changed, what was computed from it is made again as well.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -17,7 +18,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +33,7 @@ from jaxdiv.files import replacing, unless_full, writing
 from jaxdiv.study import seal
 from jaxdiv.version import __version__
 
+ON_DEVICES = ("select", "embed", "train", "evaluate")  # the stages whose results depend on how a device rounds
 # By stage; raise one when the same settings give another result. It is no release's number: a release that computes
 # the same must not cost a study the days that its results took.
 VERSIONS = {
@@ -144,6 +147,11 @@ class Unit:
         return kind(**self.result, **self.arrays)
 
     @property
+    def platforms(self) -> list[str]:
+        """Where its result was computed, such as "gpu"; of a result that an earlier version left, unknown."""
+        return _platforms(seal.read_record(self.folder / "result.json"))
+
+    @property
     def previous(self) -> dict[str, Any]:
         """The values of whatever whole result is in its folder: with a folder `at`, also one of other settings."""
         return seal.read_record(self.folder / "result.json").get("result", {})
@@ -190,8 +198,12 @@ class Unit:
             }
             _write(self.folder / "result.json", seal.of_record(json.loads(json.dumps(self._identity | made))))
 
-    def kin(self, but: str) -> list[tuple[Any, Path]]:
-        """Units that differ from this one in the setting `but` alone: its value there, and their folder."""
+    def kin(self, but: str, here: bool = False) -> list[tuple[Any, Path]]:
+        """Units that differ from this one in the setting `but` alone: its value there, and their folder.
+
+        Args:
+          here: only those whose result is of this platform.
+        """
         found = []
         for file in sorted(self.folder.parent.glob("*/settings.json")):
             theirs = seal.read_json(file)
@@ -199,7 +211,9 @@ class Unit:
             if not isinstance(settings, dict) or but not in settings or theirs.get("digest") == self.digest:
                 continue
             mine = {**self._identity, "settings": {**self.settings, but: None}, "digest": None}
-            if {**theirs, "settings": {**settings, but: None}, "digest": None} == mine:
+            alike = {**theirs, "settings": {**settings, but: None}, "digest": None} == mine
+            where = _platforms(seal.read_record(file.parent / "result.json")) if alike and here else []
+            if alike and (not here or where == [jax.default_backend()]):
                 found.append((settings[but], file.parent))
         return found
 
@@ -238,6 +252,12 @@ def arrays_in(folder: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def platforms(units: Iterable[Unit]) -> dict[str, int]:
+    """How many of the finished results that a device computed come from each platform."""
+    done = (unit for unit in units if unit.stage in ON_DEVICES and unit.done)
+    return dict(Counter("+".join(unit.platforms) for unit in done))
+
+
 def needed(unit: Unit, by: str) -> Unit:
     """`unit`, whose result `by` needs; InputError if it is not there."""
     if not unit.done:
@@ -247,13 +267,26 @@ def needed(unit: Unit, by: str) -> Unit:
     return unit
 
 
+def in_its_precision(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A stage's function of a spec whose `compute` says at which precision products and convolutions are computed."""
+
+    @functools.wraps(run)
+    def at_precision(spec: Any, *inputs: Any) -> Any:
+        with jax.default_matmul_precision(spec.compute.precision):
+            return run(spec, *inputs)
+
+    return at_precision
+
+
 def provenance() -> dict[str, str]:
     """What a result was made with and on."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
     versions = {"jaxdiv": __version__} | {name: importlib.metadata.version(name) for name in names}
     device = jax.devices()[0]
     where = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores"
-    return {**versions, "python": platform.python_version(), "device": where}
+    flags = os.environ.get("XLA_FLAGS", "")  # deterministic kernels, for one
+    found = {"platform": device.platform, "device": where, "XLA_FLAGS": flags}
+    return {**versions, "python": platform.python_version(), **found}
 
 
 def _identity(value: Any, but: Mapping[str, Any] | None = None) -> Any:
@@ -264,6 +297,10 @@ def _identity(value: Any, but: Mapping[str, Any] | None = None) -> Any:
     if isinstance(value, Mapping):
         return {name: _identity(inner) for name, inner in value.items()}
     return [_identity(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def _platforms(record: Mapping[str, Any]) -> list[str]:
+    return record.get("result", {}).get("platforms") or [record.get("provenance", {}).get("platform", "unknown")]
 
 
 def _parted(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

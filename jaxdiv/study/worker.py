@@ -15,11 +15,13 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from jaxdiv.device_memory import out_of_memory
 from jaxdiv.download import cache_folder
 from jaxdiv.errors import InputError, damage_in_one_line, unknown
 from jaxdiv.files import replacing
 from jaxdiv.host_memory import keep_freed_memory
 from jaxdiv.methods.metrics import Diverged
+from jaxdiv.methods.registry import entry
 from jaxdiv.study import config as door
 from jaxdiv.study import lease, planner
 from jaxdiv.study.flags import in_flags
@@ -114,8 +116,8 @@ def perform(unit: Unit, progress: ProgressFn, again: bool = False) -> str | None
             unit.begin()
         all_here(f"begin {unit.name}")
         try:
-            # Hosts of one job train together; what does not need them all is the first one's.
-            if unit.stage == "train" or leads:
+            # Hosts of one job train, test and embed together; what does not need them all is the first one's.
+            if unit.stage in ("train", "evaluate", "embed", "select") or leads:
                 unit.execute(progress)
         except (Diverged, InputError, jax.errors.JaxRuntimeError) as error:
             reason = _reason(unit, error)
@@ -200,16 +202,24 @@ def _reason(unit: Unit, error: Exception) -> str:
     """Why a unit failed, in a line. Raises the error itself where it is a mistake of the program."""
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return str(error)
-    if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory")):
+    if not out_of_memory(error):
         raise error
-    if unit.stage == "train":
-        lower = "--config.maml.meta_batch or --config.pt.batch_size, or set --config.maml.remat=true"
-    elif unit.stage in ("select", "embed"):
-        lower = "--config.probe.pixels"
+    device = jax.local_devices()[0]
+    section = entry(unit.spec.method).section if unit.stage == "train" else ""
+    same = [] if device.platform == "cpu" or section == "pt" else ["--config.compute.tasks_at_once=1"]
+    if unit.stage in ("select", "embed"):
+        same.append("--config.probe.chunk=1")
+    if section == "maml":
+        same.append("--config.maml.remat=true")
+    if section:
+        other = f"--config.{section}.{'batch_size' if section == 'pt' else 'meta_batch'}"
     else:
-        lower = "--config.learner.pixels or --config.learner.width"
-    device = jax.devices()[0].device_kind
-    return f"{unit.name}: out of memory on {device}: lower {lower}; the same command resumes from here"
+        other = "--config.probe.pixels" if unit.stage in ("select", "embed") else "--config.learner.pixels"
+    keeping = f"set {' and '.join(same)}, which changes no result; if that is not enough, " if same else ""
+    return (
+        f"{unit.name}: out of memory on {device.device_kind}: {keeping}lower {other}, which makes another experiment; "
+        f"the same command resumes from here"
+    )
 
 
 def _note(unit: Unit, reason: str) -> None:

@@ -73,7 +73,7 @@ def fisher(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray) -> Float[A
         distinct, copies = jnp.unique(rows, size=capacity, fill_value=0, return_inverse=True)
         counts = jnp.bincount(copies, length=capacity).astype(dtype)
         found = probe.training_features(weights, jax.tree.map(lambda leaf: leaf[distinct], batch), counts)
-        logits = jnp.matmul(found, head.kernel, precision=lax.Precision.HIGHEST) + head.bias
+        logits = found @ head.kernel + head.bias
         drawn = lax.stop_gradient(jax.random.categorical(key, logits[copies]))
         return optax.softmax_cross_entropy_with_integer_labels(logits[copies], drawn).mean()
 

@@ -1,25 +1,27 @@
 """Task2Vec embeddings: of one task, of many spread over devices, and of a benchmark's."""
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PRNGKeyArray, UInt32
 
 from jaxdiv.data.episodes import check_tasks, sample_tasks
 from jaxdiv.data.table import ImageTable
-from jaxdiv.errors import InputError
+from jaxdiv.errors import InputError, at_least
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.progress_bar import bar
-from jaxdiv.task2vec import aws
-from jaxdiv.task2vec.fisher import check_estimator, checked, features_in_chunks, finite_fisher
-from jaxdiv.task2vec.head import Keys, Labels, check_head_name, check_labels, fit_head
+from jaxdiv.task2vec.fisher import check_estimator, checked, chunk_here
+from jaxdiv.task2vec.head import Keys, Labels, check_head_name, check_labels
+from jaxdiv.task2vec.program import How, Tasks, embed_each, embedding
 
 
+@full_precision
 def embed(
     probe: Probe,
     batch: Batch,
@@ -51,12 +53,13 @@ def embed(
     check_head_name(head, key)
     batch, labels = checked(probe, batch, chunk), jnp.asarray(labels)
     check_labels(labels, size(batch), ways)
-    head_key, fisher_key = (None, None) if key is None else jax.random.split(key)
-    features = aws.features(probe, batch) if estimator == "reference" else features_in_chunks(probe, batch, chunk)
-    fitted = fit_head(features, labels, ways, head, head_key)
-    return finite_fisher(probe, batch, fitted, estimator, fisher_key, chunk)
+    how = How(ways, estimator, head, chunk_here(probe, batch, ways, estimator, chunk))
+    found = embedding(probe, batch, labels, how, key)
+    check_finite(found, "the Fisher")
+    return found
 
 
+@full_precision
 def embed_benchmark(
     probe: Probe,
     table: ImageTable,
@@ -70,10 +73,14 @@ def embed_benchmark(
     again: bool = False,
     augment: bool = False,
     progress: Callable[[int], None] | None = None,
+    chunk: int | None = None,
+    tasks_at_once: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "tasks entries"]:
     """The embeddings of `tasks` tasks of a benchmark; support and query images count alike.
 
-    Only as many tasks are in memory as there are devices.
+    The tasks are drawn on the devices that embed them, a block at a time, and only a block is in memory. Of a job of
+    several processes each must call this, and gets all embeddings.
 
     Args:
       probe: of images, from `load_probe` or `probe_from`.
@@ -88,34 +95,40 @@ def embed_benchmark(
       again: the same tasks, with other draws of the estimator and the head (`coefficient.noise_floor`).
       augment: with the train augmentation of the benchmark's data sets, as the reference measures.
       progress: called with the number of tasks done; None: a bar in a terminal or a notebook.
+      chunk, tasks_at_once, mesh: as `embed_tasks`'s.
 
     Raises:
       InputError: as `embed`, and where the benchmark has too few classes or images.
     """
     check_tasks("the benchmark", table, ways, shots, queries, tasks)
     keys = _task_keys(jax.random.key(0) if key is None else key, tasks)
-    found: list[np.ndarray] = []
-    devices = jax.local_device_count()
+    _check_how(estimator, head, keys, chunk, tasks_at_once)
+    how = How(ways, estimator, head, chunk, jax.random.key_impl(keys))
+    draw = _Draw(ways, shots, queries, augment, how.random)
     with bar("embedding tasks", progress, tasks) as report:
-        for start in range(0, tasks, devices):
-            halves = [jax.random.split(key) for key in keys[start : start + devices]]
-            drawn = [sample_tasks(for_task, table, ways, shots, queries, augment=augment) for for_task, _ in halves]
-            images = [jnp.concatenate([task.support_images, task.query_images], 1) for task in drawn]
-            labels = [jnp.concatenate([task.support_labels, task.query_labels], 1) for task in drawn]
-            for_fisher = [jax.random.fold_in(key, 1) if again else key for _, key in halves]
-            found += [
-                *embed_tasks(
-                    probe,
-                    jnp.concatenate(images),
-                    jnp.concatenate(labels),
-                    ways,
-                    estimator,
-                    jnp.stack(for_fisher),
-                    head=head,
-                )
-            ]
-            report(len(found))
-    return np.stack(found)
+        items = jax.random.key_data(keys), np.full(tasks, again)
+        return embed_each(probe, how, items, draw, table, table.on_host, tasks_at_once, mesh, report)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws a task of a benchmark, support and query as one, by a key's words; and the words of the embedding's key,
+    another one where the task is embedded again."""
+
+    ways: int
+    shots: int
+    queries: int
+    augment: bool
+    random: Hashable
+
+    def __call__(self, table: ImageTable, item: tuple[UInt32[Array, " words"], Bool[ArrayLike, ""]]) -> Tasks:
+        words, again = item
+        for_task, for_embedding = jax.random.split(jax.random.wrap_key_data(words, impl=self.random))
+        for_embedding = jnp.where(again, jax.random.fold_in(for_embedding, 1), for_embedding)
+        task = sample_tasks(for_task, table, self.ways, self.shots, self.queries, augment=self.augment)
+        images = jnp.concatenate([task.support_images[0], task.query_images[0]])
+        labels = jnp.concatenate([task.support_labels[0], task.query_labels[0]])
+        return images, labels, jax.random.key_data(for_embedding)
 
 
 def _task_keys(key: Keys, tasks: int) -> Key[Array, " {tasks}"]:
@@ -127,6 +140,7 @@ def _task_keys(key: Keys, tasks: int) -> Key[Array, " {tasks}"]:
     return key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(tasks))
 
 
+@full_precision
 def embed_tasks(
     probe: Probe,
     batches: Batch,
@@ -137,10 +151,9 @@ def embed_tasks(
     chunk: int | None = None,
     head: str = "converged",
     mesh: Mesh | None = None,
+    tasks_at_once: int | None = None,
 ) -> Float[np.ndarray, "tasks entries"]:
-    """`embed` of many tasks with one probe: one after the other on a device, side by side on several.
-
-    Memory is one task's chunk on each device, besides the batches.
+    """`embed` of many tasks with one probe, spread over devices. Memory is a block of tasks, besides the batches.
 
     Args:
       probe: as `embed`'s.
@@ -151,43 +164,28 @@ def embed_tasks(
       key: one for each task, or one of which task i gets `fold_in(key, i)`, on however many devices.
       chunk: as `embed`'s.
       head: as `embed`'s.
-      mesh: devices in one axis, over which the tasks are spread; None: all of this process's.
+      mesh: devices in one axis, over which the tasks are spread; None: all, of all processes, each of which must then
+        call this and gets all embeddings.
+      tasks_at_once: tasks side by side on each device, which changes no result beyond rounding; None: as many as its
+        memory holds, on a CPU one.
 
     Raises:
       InputError: as `embed`.
     """
-    check_estimator(estimator, key)
-    check_head_name(head, key)
-    batches, labels = as_arrays(batches), jnp.asarray(labels)
+    _check_how(estimator, head, key, chunk, tasks_at_once)
+    batches, labels = as_arrays(batches), np.asarray(labels)
     shapes = [leaf.shape for leaf in jax.tree.leaves(batches)]
     if labels.ndim != 2 or labels.size == 0 or any(shape[:2] != labels.shape for shape in shapes):
         found = f"{', '.join(map(str, shapes))} and {labels.shape}"
         raise InputError(f"tasks must be batches [tasks, examples, ...] and labels [tasks, examples], not {found}")
-    tasks, examples = labels.shape
-    checked(probe, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches), chunk)
-    for of_task in labels:
-        check_labels(of_task, examples, ways)
-    mesh = mesh or jax.make_mesh((jax.local_device_count(),), ("tasks",), devices=jax.local_devices())
-    # A task more than once rather than a short last device: every device has the same program.
-    rows = np.arange(-(-tasks // mesh.size) * mesh.size) % tasks
-    keys = None if key is None else _task_keys(key, tasks)[rows]
-    over = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    spread = jax.device_put((jax.tree.map(lambda leaf: leaf[rows], batches), labels[rows], keys), over)
-    found = jax.device_get(_embed_spread(mesh, ways, estimator, head, chunk)(probe, *spread))[:tasks]
-    check_finite(found, "the Fisher")
-    return found
+    check_labels(labels.ravel(), labels.size, ways)
+    keys = None if key is None else _task_keys(key, len(labels))
+    how = How(ways, estimator, head, chunk, None if keys is None else jax.random.key_impl(keys))
+    words = None if keys is None else jax.random.key_data(keys)
+    return embed_each(probe, how, (batches, labels.astype(np.int32), words), tasks_at_once=tasks_at_once, mesh=mesh)
 
 
-@cache
-def _embed_spread(mesh: Mesh, ways: int, estimator: str, head: str, chunk: int | None) -> Callable[..., Array]:
-    def of_device(probe: Probe, *tasks: PyTree) -> Array:
-        one = lambda task: embed(probe, task[0], task[1], ways, estimator, task[2], chunk, head)
-        return lax.map(one, tasks)
-
-    over = PartitionSpec(mesh.axis_names[0])
-    # No collective inside: nothing for the replication check to see, and it does not know our convolution.
-    return jax.jit(
-        jax.shard_map(
-            of_device, mesh=mesh, in_specs=(PartitionSpec(), over, over, over), out_specs=over, check_vma=False
-        )
-    )
+def _check_how(estimator: str, head: str, key: Keys | None, chunk: int | None, tasks_at_once: int | None) -> None:
+    check_estimator(estimator, key)
+    check_head_name(head, key)
+    at_least(1, **{name: n for name, n in dict(chunk=chunk, tasks_at_once=tasks_at_once).items() if n is not None})

@@ -9,37 +9,48 @@ logits, and E vvᵀ = diag(p) − ppᵀ = LLᵀ with ways − 1 columns: one bac
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import Batch, Probe, as_arrays, check_finite, size
 from jaxdiv.task2vec import aws
 from jaxdiv.task2vec.head import Keys, check_head
+from jaxdiv.task2vec.memory import choose, cpu_chunk, free_bytes
 
-# probabilities [examples, ways], key -> score vectors [examples, columns, ways]
-Columns = Callable[[Array, PRNGKeyArray | None], Array]
-# Bytes of activations and cotangents that one chunk of examples may take, by default.
-_CHUNK_BYTES = 2**28  # larger chunks were slower on a CPU: they leave its caches
+
+class Columns(NamedTuple):
+    """How the expectation over labels is taken.
+
+    Attributes:
+      score_vectors: probabilities [examples, ways], what was drawn for the examples -> [examples, columns, ways].
+      draw: key, (examples, ways), type -> what is drawn, with a row for each example; None: nothing.
+    """
+
+    score_vectors: Callable[[Array, Any], Array]
+    draw: Callable[[PRNGKeyArray, tuple[int, int], np.dtype], Array] | None = None
 
 
 def exact(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray | None = None, chunk: int | None = None) -> Array:
     """The Fisher diagonal itself, by ways − 1 backward passes. Uses no key. Arguments as `fisher`'s."""
-    return _fisher(probe, batch, head, key, stick_breaking, chunk)
+    return _fisher(probe, batch, head, key, EXACT, chunk)
 
 
 def rademacher(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
     """Unbiased, by one backward pass: a random ±1 mixture of the exact columns. Arguments as `fisher`'s."""
-    return _fisher(probe, batch, head, key, _random_signs, chunk)
+    return _fisher(probe, batch, head, key, _RADEMACHER, chunk)
 
 
 def mc(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
     """Unbiased and very noisy: one label for each example, drawn from the model. Arguments as `fisher`'s."""
-    return _fisher(probe, batch, head, key, _one_label, chunk)
+    return _fisher(probe, batch, head, key, _MC, chunk)
 
 
 def reference(probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray, chunk: int | None = None) -> Array:
@@ -61,6 +72,7 @@ def is_stochastic(estimator: str, head: str) -> bool:
     return estimator in _NEED_KEY or head == "adam"
 
 
+@full_precision
 def fisher(
     probe: Probe,
     batch: Batch,
@@ -77,7 +89,8 @@ def fisher(
       head: kernel and bias on the pooled features.
       estimator: `exact`, `rademacher`, `mc` or `reference`.
       key: for the three that draw.
-      chunk: examples in memory at a time; None: as many as 256 MB of activations and cotangents hold.
+      chunk: examples in memory at a time, which changes no result beyond rounding; None: as many as the device's
+        memory holds, on a CPU 256 MB of activations and cotangents.
 
     Raises:
       InputError: an unknown estimator, a missing key, a batch that the probe cannot take, a head of another
@@ -87,16 +100,16 @@ def fisher(
     batch = checked(probe, batch, chunk)
     head = Head(*map(jnp.asarray, head))
     check_head(head, jax.eval_shape(probe.features, batch).shape[1])
-    return finite_fisher(probe, batch, head, estimator, key, chunk)
-
-
-def finite_fisher(
-    probe: Probe, batch: Batch, head: Head, estimator: str, key: PRNGKeyArray | None, chunk: int | None
-) -> Float[Array, " entries"]:
-    """`fisher` of arguments that were checked."""
+    chunk = chunk_here(probe, batch, head.bias.shape[0], estimator, chunk)
     found = ESTIMATORS[estimator](probe, batch, head, key, chunk=chunk)
     check_finite(found, "the Fisher")
     return found
+
+
+def chunk_here(probe: Probe, batch: Batch, ways: int, estimator: str, chunk: int | None) -> int | None:
+    """`chunk`, or what suits the device of this process; None: a CPU's own."""
+    memory = free_bytes(jax.local_devices()[0], (probe, batch))
+    return choose(probe, batch, ways, estimator, 1, memory, chunk).chunk
 
 
 def check_estimator(estimator: str, key: Keys | None) -> None:
@@ -108,29 +121,41 @@ def check_estimator(estimator: str, key: Keys | None) -> None:
 
 
 def checked(probe: Probe, batch: Batch, chunk: int | None) -> Batch:
-    """The batch on the device, where the probe can take it and `chunk` is a number of examples."""
+    """The batch on the device, where the probe can take it and `chunk` is a number of examples.
+
+    Inside `jax.jit` the numbers of a batch are not looked at.
+    """
     batch = as_arrays(batch)
     probe.check(batch)
     if chunk is not None:
         at_least(1, chunk=chunk)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(batch)):
+        probe.check_numbers(jax.device_get(_inspect(probe, batch)))
     return batch
 
 
+@jax.jit
+def _inspect(probe: Probe, batch: Batch) -> PyTree:
+    return probe.inspect(batch)
+
+
+@full_precision
 def pooled_features(probe: Probe, batch: Batch, chunk: int | None = None) -> Float[Array, "examples d"]:
     """`probe.features` with no more than `chunk` examples in memory at a time. Arguments and errors as `fisher`'s."""
-    return features_in_chunks(probe, checked(probe, batch, chunk), chunk)
+    batch = checked(probe, batch, chunk)
+    return features_in_chunks(probe, batch, chunk_here(probe, batch, 2, "exact", chunk))
 
 
 @partial(jax.jit, static_argnames=("chunk",))
 def features_in_chunks(probe: Probe, batch: Batch, chunk: int | None) -> Float[Array, "examples d"]:
     """`pooled_features` of arguments that were checked."""
-    parts, _ = _chunks(batch, chunk or _default_chunk(probe, batch, columns=1))
+    parts, _ = _chunks(batch, chunk or cpu_chunk(probe, batch, columns=1))
     found = lax.map(probe.features, parts)
     return found.reshape(-1, found.shape[-1])[: size(batch)]
 
 
-def stick_breaking(probabilities: Float[Array, "examples ways"], key: PRNGKeyArray | None = None) -> Array:
-    """Columns of L with LLᵀ = diag(p) − ppᵀ -> `[examples, ways - 1, ways]`. Uses no key.
+def stick_breaking(probabilities: Float[Array, "examples ways"], drawn: None = None) -> Array:
+    """Columns of L with LLᵀ = diag(p) − ppᵀ -> `[examples, ways - 1, ways]`. Nothing is drawn for it.
 
     Column k: √(p_k s_{k+1} / s_k) at k and −p_j √(p_k / (s_k s_{k+1})) at j > k, with s_k = Σ_{j≥k} p_j.
     """
@@ -149,17 +174,19 @@ def stick_breaking(probabilities: Float[Array, "examples ways"], key: PRNGKeyArr
     return jnp.take_along_axis(columns, back, 2)
 
 
-def _random_signs(probabilities: Array, key: PRNGKeyArray | None) -> Array:
-    assert key is not None  # `fisher` sees to it
-    columns = stick_breaking(probabilities)
-    signs = jax.random.rademacher(key, columns.shape[:2], columns.dtype)
-    return jnp.einsum("nk,nkc->nc", signs, columns)[:, None, :]
+def _mixed(probabilities: Array, signs: Array) -> Array:
+    return jnp.einsum("nk,nkc->nc", signs, stick_breaking(probabilities))[:, None, :]
 
 
-def _one_label(probabilities: Array, key: PRNGKeyArray | None) -> Array:
-    assert key is not None  # `fisher` sees to it
-    drawn = jax.random.categorical(key, jnp.log(probabilities))
+def _one_label(probabilities: Array, noise: Array) -> Array:
+    drawn = jnp.argmax(jnp.log(probabilities) + noise, 1)
     return (jax.nn.one_hot(drawn, probabilities.shape[1], dtype=probabilities.dtype) - probabilities)[:, None, :]
+
+
+EXACT = Columns(stick_breaking)
+_RADEMACHER = Columns(_mixed, lambda key, shape, dtype: jax.random.rademacher(key, (shape[0], shape[1] - 1), dtype))
+# The largest of log p with Gumbel noise is a draw by p.
+_MC = Columns(_one_label, jax.random.gumbel)
 
 
 @partial(jax.jit, static_argnames=("columns", "chunk"))
@@ -167,18 +194,27 @@ def _fisher(
     probe: Probe, batch: Batch, head: Head, key: PRNGKeyArray | None, columns: Columns, chunk: int | None
 ) -> Float[Array, " entries"]:
     ways = head.bias.shape[0]
-    parts, real = _chunks(batch, chunk or _default_chunk(probe, batch, columns=ways - 1))
-    keys = None if key is None else jax.random.split(key, len(real))
+    in_caches = cpu_chunk(probe, batch, columns=ways - 1)
+    drawn, draw = None, columns.draw
+    if draw is not None:
+        assert key is not None  # `fisher` sees to it
+        # In chunks of a CPU's size, whatever `chunk` is: so it changes no draw, here or on another device.
+        _, real = _chunks(batch, in_caches)
+        keys = jax.random.split(key, len(real))
+        drawn = jax.vmap(lambda key: draw(key, (real.shape[1], ways), head.kernel.dtype))(keys)
+        drawn = drawn.reshape(-1, *drawn.shape[2:])[: size(batch)]
+    (parts, drawn), real = _chunks((batch, drawn), chunk or in_caches)
 
-    def one(part: tuple[Batch, Array, PRNGKeyArray | None]) -> Array:
-        examples, real, key = part
+    def one(part: tuple[Batch, Array | None, Array]) -> Array:
+        examples, drawn, real = part
         # Those that only fill the chunk up have scores of 0.
-        return probe.fisher(examples, head, lambda p: columns(p, key) * real.astype(p.dtype)[:, None, None])
+        scores = lambda p: columns.score_vectors(p, drawn) * real.astype(p.dtype)[:, None, None]
+        return probe.fisher(examples, head, scores)
 
     if len(real) == 1:
-        total = one(jax.tree.map(lambda leaf: leaf[0], (parts, real, keys)))
+        total = one(jax.tree.map(lambda leaf: leaf[0], (parts, drawn, real)))
     else:
-        total = lax.map(one, (parts, real, keys)).sum(0)
+        total = lax.map(one, (parts, drawn, real)).sum(0)
     return total / size(batch)
 
 
@@ -194,9 +230,3 @@ def _chunks(batch: Batch, chunk: int) -> tuple[Batch, Array]:
         return jnp.pad(leaf, padding, mode="edge").reshape(count, length, *leaf.shape[1:])
 
     return jax.tree.map(cut, batch), (jnp.arange(count * length) < n).reshape(count, length)
-
-
-def _default_chunk(probe: Probe, batch: Batch, columns: int) -> int:
-    """As many examples as `_CHUNK_BYTES` hold."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
-    return max(1, min(size(batch), _CHUNK_BYTES // probe.bytes_per_example(one, columns)))

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray, UInt32
 
 from jaxdiv.errors import InputError, at_least, unknown
 from jaxdiv.nets import logistic
 from jaxdiv.nets.logistic import Head
+from jaxdiv.nets.precision import full_precision
 from jaxdiv.probes.base import check_finite
 from jaxdiv.task2vec import aws
 
@@ -18,6 +20,7 @@ Keys = PRNGKeyArray | Key[Array, " tasks"] | UInt32[Array, "tasks words"]
 Labels = Int[ArrayLike, " examples"] | Sequence[int]
 
 
+@full_precision
 def fit_head(
     features: Float[ArrayLike, "examples d"],
     labels: Labels,
@@ -69,7 +72,7 @@ def check_head(head: Head, features: int) -> None:
     check_finite(head.bias, "the head")
 
 
-def check_labels(labels: Array, examples: int, ways: int) -> None:
+def check_labels(labels: Array | np.ndarray, examples: int, ways: int) -> None:
     at_least(2, ways=ways)  # one class has no score to take a gradient of
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"labels must be whole numbers, not {labels.dtype}")

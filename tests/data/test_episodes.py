@@ -14,7 +14,7 @@ from scipy import stats
 
 from jaxdiv.data.augment import Augmentation
 from jaxdiv.data.episodes import check_tasks, prefetch, read_images, sample_batch, sample_tasks
-from jaxdiv.data.table import draw_classes, make_table, place, take, union
+from jaxdiv.data.table import DeviceImages, draw_classes, make_table, place, take, union
 from jaxdiv.errors import InputError
 
 WAYS, SHOTS, QUERIES = 4, 2, 3
@@ -387,14 +387,15 @@ def on_host(tmp_path):
     table = table.replace(augmentation=(Augmentation(0.5, 0.5, 0.4, True), Augmentation()))
     np.save(tmp_path / "images.npy", table.images)
     mapped = table.replace(images=np.load(tmp_path / "images.npy", mmap_mode="r"))
-    return place(mapped, limit=mapped.images.nbytes - 1), place(mapped, limit=mapped.images.nbytes)
+    on_device = place(mapped)
+    return place(mapped, limit=on_device.images.nbytes - 1), place(mapped, limit=on_device.images.nbytes)
 
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_table_on_the_host_gives_the_tasks_and_batches_of_the_same_on_the_device(on_host, augment):
     host, device = on_host
     assert host.on_host and isinstance(host.images, np.memmap)
-    assert not device.on_host and isinstance(device.images, jax.Array)
+    assert not device.on_host and isinstance(device.images, DeviceImages)
     for sample in (
         lambda table: sample_tasks(jax.random.key(3), table, **SIZE, tasks=20, augment=augment),
         lambda table: sample_batch(jax.random.key(3), table, 50, augment),

@@ -21,7 +21,8 @@ from jaxdiv.methods.base import Method, accuracy, cross_entropy
 from jaxdiv.methods.checkpointing import latest_step, load_params
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.methods.pretrain import PreTraining
-from jaxdiv.methods.train import TrainSettings, make_optimizer, train
+from jaxdiv.methods.step import TrainSettings, make_optimizer
+from jaxdiv.methods.train import train
 from jaxdiv.nets.network import Network
 
 WAYS, FEATURES = 3, 4

@@ -11,7 +11,8 @@ from jaxdiv import load_benchmark, sample_tasks
 from jaxdiv.data import prepare, registry
 from jaxdiv.data.table import make_table
 from jaxdiv.probes import images as images_of_probes
-from jaxdiv.probes.images import check_images
+from jaxdiv.probes.images import check_numbers, inspect
+from jaxdiv.probes.resnet_probe import ResNetProbe
 from jaxdiv.task2vec import embed, fisher
 
 
@@ -61,14 +62,15 @@ def test_nothing_is_looked_at_or_warned_of_inside_jit(unwarned):
     assert warned(lambda: inside(100 * abs(images))) == []
 
 
-def test_images_are_reduced_once_however_many_parts_look_at_them(unwarned, monkeypatch):
+def test_images_are_looked_at_once_however_many_parts_take_them(unwarned, monkeypatch):
     probe, images, _ = setting(*CASES["basic blocks"])
     looks = []
-    one_look = images_of_probes._extremes
-    monkeypatch.setattr(images_of_probes, "_extremes", lambda given: looks.append(given.shape) or one_look(given))
+    look = ResNetProbe.check_numbers
+    monkeypatch.setattr(ResNetProbe, "check_numbers", lambda probe, seen: looks.append(1) or look(probe, seen))
     embed.embed(probe, images, np.arange(5) % WAYS, WAYS)
+    assert len(looks) == 1
     embed.embed_tasks(probe, images[None], (np.arange(5) % WAYS)[None], WAYS)
-    assert looks == [(5, 7, 5, 3), (5, 7, 5, 3)]
+    assert len(looks) == 2
 
 
 def drawings(pixels, ink):
@@ -90,11 +92,11 @@ def test_no_task_of_the_study_is_taken_for_unnormalised(unwarned, base, alone):
         look = registry.preprocessing(base, alone)
         table = make_table([drawings(16, 0.36) if gray else noise] * 5, list("abcde"), look.mean, look.std)
     task = sample_tasks(jax.random.key(0), table, augment=True)
-    assert warned(lambda: check_images(task.query_images[0])) == []
+    assert warned(lambda: check_numbers(inspect(task.query_images[0]))) == []
 
 
 def test_omniglot_is_not_taken_for_unnormalised_even_at_the_smallest_size(unwarned, real, tmp_path):
     """There strokes spread over most of the pixels."""
     table = load_benchmark("omniglot", pixels=8, settings=prepare.DataSettings(str(real), str(tmp_path)))
     for images in sample_tasks(jax.random.key(0), table, tasks=200).query_images:
-        assert warned(lambda images=images: check_images(images)) == []
+        assert warned(lambda images=images: check_numbers(inspect(images))) == []

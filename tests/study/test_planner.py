@@ -13,7 +13,7 @@ from rich.console import Console
 from test_study import tiny
 
 from jaxdiv.errors import InputError
-from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.checkpointing import Run, latest_step
 from jaxdiv.study import config as door
 from jaxdiv.study import planner, runner, unit
 from jaxdiv.study.stages import embed
@@ -161,6 +161,35 @@ def test_more_steps_go_on_from_the_last_checkpoint_to_the_same_result(workdir, t
     for which, unit_ in planner.plan(door.read(study(**longer)), workdir).tested.items():
         assert unit_.result == fresh.tested[which].result
     assert ran(workdir) == [] and ran(workdir, **{"evaluation.tasks": 5}) == both("evaluate")  # the shorter run, whole
+
+
+def test_another_precision_is_another_result_of_whatever_a_device_computes(workdir):
+    plans = [planner.plan(door.read(study(**{"compute.precision": name})), workdir) for name in ("highest", "default")]
+    differ = {a.stage for a, b in zip(*(plan.units for plan in plans), strict=True) if a.digest != b.digest}
+    assert differ == {"embed", "diversity", "train", "evaluate"}
+
+
+def test_results_and_checkpoints_of_another_platform_are_named_before_new_ones_stand_beside_them(workdir, monkeypatch):
+    def said(**fields):
+        console = Console(file=io.StringIO(), width=200)
+        runner.dry_run(study(**fields), workdir, WORK, console)
+        return [line for line in console.file.getvalue().splitlines() if line.startswith("note: ")]
+
+    more = {"methods": ("pt", "fo_maml_5")}
+    for stage in ("train", "evaluate"):
+        next((workdir / "units" / stage / "gauss-0.1").rglob("result.json")).unlink()
+    assert said(**more) == []
+    monkeypatch.setattr("jax.default_backend", lambda: "tpu")
+    line = "note: results from cpu: 4, checkpoints from cpu: 1; this run computes on tpu"
+    assert [each.partition(", which")[0] for each in said(**more)] == [line]
+    embedded = planner.plan(door.read(study(**{"probe.tasks": 5})), workdir).embedded["gauss-0.1"]
+    assert embedded.kin("tasks") and not embedded.kin("tasks", here=True)
+
+
+def test_a_run_that_goes_on_elsewhere_remembers_where_it_began():
+    run = Run({})
+    run.resume(Run({}).record() | {"platforms": ["gpu"]}, "it")
+    assert run.summary()["platforms"] == run.record()["platforms"] == ["cpu", "gpu"]
 
 
 def test_a_schedule_that_depends_on_the_number_of_steps_is_another_trajectory(workdir):

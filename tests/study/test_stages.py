@@ -73,7 +73,7 @@ def test_training_and_evaluation_need_a_folder_of_checkpoints_alone(plan, tables
     assert (trained.step, trained.ended, trained.train_classes, trained.train_images) == (4, "steps", 8, 48)
     assert latest_step(tmp_path) == 4
     spec = plan.tested["gauss-0.5", "pt", 0, "own"].spec
-    inputs = evaluate.Inputs(tables["test"], tmp_path, trained.train_classes, trained.train_images)
+    inputs = evaluate.Inputs(tables["test"], tmp_path, trained.checkpoint, trained.train_classes, trained.train_images)
     point = evaluate.run(spec, inputs, silent)
     assert point.accuracy == point.task_accuracy.mean() and point.loss == point.task_loss.mean()
     assert len(point.task_accuracy) == 4 and 0 <= point.accuracy <= 1

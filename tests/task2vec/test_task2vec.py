@@ -1,10 +1,7 @@
 """The Fisher diagonal against one gradient per image and label, in float64, and the estimators against it."""
 
 import functools
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -235,31 +232,6 @@ def test_many_tasks_are_embedded_as_each_alone():
         for_task = jax.random.fold_in(key, i)
         alone = embed.embed(probe, images[i], labels[i], WAYS, "reference", for_task, head="adam")
         np.testing.assert_allclose(together[i], alone, rtol=2e-3, atol=1e-4 * alone.max())
-
-
-def test_eight_devices_give_the_embeddings_of_one(tmp_path):
-    script = """
-import jax, numpy as np
-from jaxdiv.task2vec import embed
-from random_probe import WAYS
-from test_task2vec import some_tasks
-assert jax.local_device_count() == 8
-probe, images, labels = some_tasks(11)
-key = jax.random.key(3)
-one = jax.make_mesh((1,), ("tasks",), devices=jax.devices()[:1])
-found = embed.embed_tasks(probe, images, labels, WAYS, "rademacher", key)
-alone = embed.embed_tasks(probe, images, labels, WAYS, "rademacher", key, mesh=one)
-assert found.shape == alone.shape == (11, len(probe.layer_names))
-np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6 * alone.max())
-print("same")
-"""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert ended.stdout.strip() == "same", ended.stderr
 
 
 def test_exact_does_not_depend_on_chunk():

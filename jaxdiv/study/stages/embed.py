@@ -14,9 +14,9 @@ from jaxdiv.probes.base import Probe
 from jaxdiv.probes.registry import load_probe
 from jaxdiv.probes.weights import IMAGENET, imagenet_file
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import NO_RESULT, Task
+from jaxdiv.study.sections import NO_RESULT, Compute, Task
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 from jaxdiv.task2vec.embed import embed_benchmark
 
 
@@ -30,6 +30,8 @@ class Spec:
       floor_tasks: how many of them are embedded a second time, with other draws, for the noise floor.
       augment: whether images go through their data set's train augmentation.
       purpose: of the draw; benchmarks with one purpose meet tasks of the same data sets.
+      compute: how a device computes.
+      chunk: examples of a task in its memory at once; 0: as many as fit.
     """
 
     benchmark: str
@@ -46,6 +48,8 @@ class Spec:
     floor_tasks: int
     seed: int
     purpose: str
+    compute: Compute
+    chunk: int = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Inputs:
     before: Result | None = None
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Embed the tasks that are not in `inputs.before`.
 
@@ -97,6 +102,8 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
                     again=again,
                     augment=spec.augment,
                     progress=heard,
+                    chunk=spec.chunk or None,
+                    tasks_at_once=spec.compute.tasks_at_once or None,
                 )
             )
         done += tasks

@@ -9,16 +9,17 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import evaluate
 from jaxdiv.methods.base import Method, make_method
 from jaxdiv.methods.checkpointing import load_params
+from jaxdiv.methods.parallel import all_devices
+from jaxdiv.methods.sampling import TestTasks
 from jaxdiv.nets.network import make_network
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import NO_RESULT, Learner, MethodSection, Task
+from jaxdiv.study.sections import NO_RESULT, Compute, Learner, MethodSection, Task
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Spec:
       where: the benchmark that this is; the draw of the tasks depends on its name.
       table: where the tasks are from.
       dropout: whether MAML drops in a test too.
+      compute: how a device computes.
       learner, settings: as it was trained with, so that the input's digest has them.
     """
 
@@ -42,6 +44,7 @@ class Spec:
     task: Task
     tasks: int
     dropout: bool
+    compute: Compute
     seed: int
     learner: Learner = field(metadata=NO_RESULT)
     settings: MethodSection = field(metadata=NO_RESULT)
@@ -80,6 +83,7 @@ class Result:
     task_loss: Float[np.ndarray, " tasks"]
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Test a checkpoint.
 
@@ -91,7 +95,8 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     params, model_state = load_params(inputs.folder, method, inputs.checkpoint)
     heard = lambda done: progress(done / spec.tasks, "")
     key = key_for(spec.seed, "evaluate", spec.where)
-    found = test(method, params, model_state, inputs.table, spec.task, spec.tasks, key, heard)
+    unseen = TestTasks(inputs.table, **asdict(spec.task))
+    found = test(method, params, model_state, unseen, spec.tasks, key, spec.compute.tasks_at_once, heard)
     accuracy, accuracy_ci = evaluate.mean_interval(found.accuracy)
     loss, loss_ci = evaluate.mean_interval(found.loss)
     return Result(
@@ -118,15 +123,15 @@ def test(
     method: Method,
     params: PyTree,
     model_state: PyTree,
-    table: ImageTable,
-    task: Task,
+    unseen: TestTasks,
     tasks: int,
     key: jax.Array,
+    tasks_at_once: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> evaluate.Evaluation:
-    """A method on tasks of `table`. They depend on `key` and not on the method: every method meets the same ones."""
-    sample = lambda key, number: sample_tasks(key, table, **asdict(task), tasks=number)
-    return evaluate.evaluate(method, params, model_state, sample, key, tasks, progress=progress)
+    """A method on test tasks, on every device. They depend on `key` and not on the method: all meet the same ones."""
+    given = (method, params, model_state, unseen, key, tasks)
+    return evaluate.evaluate(*given, progress=progress, tasks_at_once=tasks_at_once, mesh=all_devices())
 
 
 def make(name: str, learner: Learner, settings: MethodSection, ways: int, classes: int, **more: Any) -> Method:

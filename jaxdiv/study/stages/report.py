@@ -49,7 +49,7 @@ class Inputs:
     found: Analysis | survey.Survey
     curves: Sequence[tuple[str, str, Path]]
     contact_sheets: Mapping[str, Path]
-    provenance: Mapping[str, str]
+    provenance: Mapping[str, Any]
     folder: Path
     former: Sequence[str] = ()
 

@@ -13,9 +13,9 @@ from jaxdiv.probes.base import Probe
 from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import NO_RESULT
+from jaxdiv.study.sections import NO_RESULT, Compute
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 from jaxdiv.task2vec.coefficient import pairwise_distances
 
 
@@ -23,7 +23,7 @@ from jaxdiv.task2vec.coefficient import pairwise_distances
 class PoolSpec:
     """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each.
 
-    weights, contents: as in `embed.Spec`.
+    weights, contents, compute, chunk: as in `embed.Spec`.
     """
 
     table: Table
@@ -34,6 +34,8 @@ class PoolSpec:
     candidates: int
     images: int
     seed: int
+    compute: Compute
+    chunk: int = field(metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,15 @@ def candidates(spec: PoolSpec, table: ImageTable) -> Int[np.ndarray, " classes"]
         return draw_classes(spec.table.source, table, sets, spec.images, spec.seed)
 
 
+@in_its_precision
 def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: ProgressFn) -> Pool:
     """Embed the candidates among the classes of a pool, each as a task of its own."""
     table, probe = inputs
     rows = candidates(spec, table)
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
     key = key_for(spec.seed, f"select/{spec.probe}")
-    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard)
+    at_once = spec.chunk or None, spec.compute.tasks_at_once or None
+    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard, *at_once)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 

@@ -11,13 +11,15 @@ import jax
 from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import train
 from jaxdiv.methods.checkpointing import checksum, latest_step
-from jaxdiv.methods.parallel import make_mesh
+from jaxdiv.methods.parallel import all_devices, make_mesh
 from jaxdiv.methods.registry import entry
+from jaxdiv.methods.sampling import TestTasks, spread_table
+from jaxdiv.methods.step import TrainSettings
 from jaxdiv.study.keys import key_for
-from jaxdiv.study.sections import NO_RESULT, Episodic, Learner, MethodSection, Task, Training
+from jaxdiv.study.sections import NO_RESULT, Compute, Episodic, Learner, MethodSection, Task, Training
 from jaxdiv.study.stages.evaluate import make, test
 from jaxdiv.study.tables import Table
-from jaxdiv.study.unit import ProgressFn
+from jaxdiv.study.unit import ProgressFn, in_its_precision
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Spec:
       method: with as many inner steps as are trained with.
       steps: outer steps at most. Where nothing else depends on their number, a longer run begins with a shorter one.
       settings: of the method.
+      compute: how a device computes.
       validation, validation_tasks: of which tasks; None: it is not validated.
       seed, run: of the study, and of this run among those of the same benchmark and method.
       unit: the unit's name, which its checkpoints carry.
@@ -41,6 +44,7 @@ class Spec:
     task: Task
     learner: Learner
     settings: MethodSection
+    compute: Compute
     training: Training
     steps: int
     augment: bool
@@ -68,6 +72,8 @@ class Result:
     """How training ended.
 
     Attributes:
+      platforms: on which it was trained.
+      tasks_at_once, remat: how the steps of a method that trains on tasks were computed.
       checkpoint: the step of the checkpoint that is tested: the best, or the last where it was not validated.
       checksum: of its parameters and model state.
       best_step, best_accuracy: where it was validated.
@@ -78,27 +84,34 @@ class Result:
     accuracy: float
     ended: str
     seconds: float = field(metadata=NO_RESULT)
+    platforms: list[str] = field(metadata=NO_RESULT)
     train_classes: int
     train_images: int
     checkpoint: int
     checksum: str
     best_step: int | None = None
     best_accuracy: float | None = None
+    tasks_at_once: int | None = field(default=None, metadata=NO_RESULT)
+    remat: bool | None = field(default=None, metadata=NO_RESULT)
 
 
+@in_its_precision
 def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     """Train, from the last checkpoint in the folder if there is one. Raises as `methods.train.train`."""
-    table, settings, task = inputs.table, spec.settings, asdict(spec.task)
-    mesh = make_mesh(settings.size)
-    method = make(spec.method, spec.learner, settings, spec.task.ways, len(table.classes), mesh=mesh)
+    settings, task = spec.settings, asdict(spec.task)
+    mesh, tasks_at_once = make_mesh(settings.size), spec.compute.tasks_at_once
+    table = spread_table(inputs.table, mesh)
+    how = dict(mesh=mesh, tasks_at_once=tasks_at_once)
+    method = make(spec.method, spec.learner, settings, spec.task.ways, len(table.classes), **how)
+    unseen = TestTasks(inputs.validation, **task).spread(all_devices()) if inputs.validation else None
 
     def sample(key: jax.Array) -> Any:
         return method.sample(key, table, settings.size, **task, augment=spec.augment)
 
     def validate(params: Any, model_state: Any) -> dict[str, float]:
-        assert inputs.validation is not None and spec.validation_tasks is not None
+        assert unseen is not None and spec.validation_tasks is not None
         key = key_for(spec.seed, "validate", spec.benchmark)
-        found = test(method, params, model_state, inputs.validation, spec.task, spec.validation_tasks, key)
+        found = test(method, params, model_state, unseen, spec.validation_tasks, key, tasks_at_once)
         return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
 
     def note(step: int, metrics: dict[str, float]) -> None:
@@ -113,7 +126,7 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
         sample,
         # Not a function of the method: all of them start from the same draws.
         key_for(spec.seed, "train", spec.benchmark, spec.run),
-        train.TrainSettings(steps=spec.steps, learning_rate=settings.learning_rate, **loop),
+        TrainSettings(steps=spec.steps, learning_rate=settings.learning_rate, **loop),
         inputs.folder,
         validate if spec.validation else None,
         {"unit": spec.unit},
