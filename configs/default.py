@@ -92,6 +92,21 @@ def get_config() -> ConfigDict:
                 "tasks_at_once": 0,  # on each device, in training, tests and Task2Vec; 0: as many as its memory holds
                 "deterministic": False,  # GPU kernels that give the same bits each time, slower
             },
+            "launch": {  # what a cluster is asked for by --launcher=slurm or ray: docs/operating.md; changes no result
+                "retries": 3,  # of a unit whose process died without getting further
+                "cluster": "slurm",  # or local: submitit's jobs as processes of this machine
+                "account": "",  # SLURM's, and the next
+                "qos": "",
+                "setup": (),  # lines of shell before a SLURM job
+                "requeues": 100,  # of a SLURM job that came to its limit of minutes
+                # For all stages, unless one has its own: --config.launch.train.minutes=1440
+                "partition": "",  # SLURM's
+                "cpus": 4,
+                "memory_gb": 16,
+                "gpus": 1,  # 0 in `prepare` and `diversity`
+                "tpus": 0,  # Ray's
+                "minutes": 240,  # of a SLURM job
+            },
             "pt": {"steps": 200, "batch_size": 64, "learning_rate": 1e-3},
             "maml": {
                 "steps": 30,
@@ -126,6 +141,11 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    general = ("partition", "cpus", "memory_gb", "gpus", "tpus", "minutes")
+    for stage in ("prepare", "select", "embed", "diversity", "train", "evaluate"):
+        config.launch[stage] = {name: config.launch.get_oneway_ref(name) for name in general}
+    config.launch.prepare.gpus = config.launch.diversity.gpus = 0  # these are the CPU's
+    config.launch.prepare.tpus = config.launch.diversity.tpus = 0
     # Any other method, `protonet` for one, trains as MAML does unless its own section says otherwise.
     for section in registry.sections():
         if section not in config:

@@ -6,7 +6,6 @@ work and its settings; a second run does only the missing work. WORKDIR/report/r
 """
 
 import ast
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,15 +13,17 @@ from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
-from jaxdiv.download import cache_folder
-from jaxdiv.errors import InputError, damage_in_one_line, unknown, visible
+from jaxdiv.errors import InputError, unknown, visible
 from jaxdiv.files import local_path
 from jaxdiv.study.flags import last_of_each, split_flags
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _HELP = """\
 {program}: how diverse is an image data set, and does that predict how well a model learns from it?
@@ -76,7 +77,11 @@ def _define_flags(argv: list[str]) -> None:
     config_flags.DEFINE_config_file("config", default, text, sys_argv=argv)
     flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
     stages = "prepare,select,embed,diversity,train,evaluate,correlate,report"
-    flags.DEFINE_list("stages", stages, "Which links of the chain to run, a comma between them.")
+    flags.DEFINE_list(
+        "stages",
+        stages,
+        "Which links of the chain to run, a comma between them; or verify, alone: every result against its checksum.",
+    )
     flags.DEFINE_string(
         "coordinator",
         None,
@@ -84,7 +89,12 @@ def _define_flags(argv: list[str]) -> None:
     )
     flags.DEFINE_integer("processes", None, "How many processes there are, with --coordinator=HOST:PORT.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator=HOST:PORT.")
-    flags.DEFINE_bool("dry_run", False, "List the units of work and what each would do; write nothing.")
+    flags.DEFINE_bool("dry_run", False, "List the units of work and how each is, and the time left; write nothing.")
+    flags.DEFINE_list("units", [], "Patterns of units' names, as train/*/pt/*: only these, and what they need.")
+    flags.DEFINE_string("launcher", "local", "Who runs the units: local, slurm, ray, or commands (prints them).")
+    flags.DEFINE_integer("workers", 0, "How many units at once, each in a process of its own; 0: one, in this process.")
+    flags.DEFINE_integer("devices_per_unit", 0, "Devices of each unit, so that several share a machine; 0: all.")
+    flags.DEFINE_string("unit", None, "Run this one unit, NAME/DIGEST, as --launcher=commands prints it.")
 
 
 def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
@@ -92,20 +102,14 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
         quoted = "put quotes around a value with a space, --workdir='my study'"
         return _fail(f"unexpected argument {argv[1]!r}: flags begin with --; {quoted}; see --help")
     import jax
-    from threadpoolctl import threadpool_limits
 
-    from jaxdiv.host_memory import keep_freed_memory
-    from jaxdiv.study import own_sets, runner
+    from jaxdiv.study import own_sets, worker
     from jaxdiv.study.terminal import Terminal
 
-    keep_freed_memory()
-    damage_in_one_line()
-    threadpool_limits(1, "blas")  # BLAS threads fight XLA's own over the cores, 5 to 20 times slower
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
-        with contextlib.suppress(InputError):  # no home folder: it then compiles every time
-            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
+    worker.set_up_process()
     given = flags.FLAGS
+    if given.launcher != "local" or given.workers or given.devices_per_unit:
+        jax.config.update("jax_platforms", "cpu")  # this process computes nothing: the devices are the workers'
     try:
         config = given.config
         config.keys()  # ml_collections raises what was wrong with the file at the first access
@@ -125,16 +129,49 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
         reason = (str(error).splitlines() or ["not found"])[0]
         asked = os.environ.get("JAX_PLATFORMS", "")
         return _fail(f"JAX has no device on JAX_PLATFORMS={asked!r} ({reason}): unset it, or `cpu`")
-    action = runner.dry_run if given.dry_run else runner.run
     try:
         if not given.workdir.strip():
             return _fail("--workdir is empty: give the folder of the study's results")
         workdir = Path(local_path(given.workdir, "--workdir"))
-        return action(config, workdir, given.stages, Terminal()) or 0
+        return _act(config, workdir, Terminal())
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes from the last checkpoint")
+
+
+def _act(config: ConfigDict, workdir: Path, console: "Console") -> int:
+    """Do what the flags ask for; the exit code. Raises InputError as the action does."""
+    from jaxdiv.study import launchers, runner
+
+    given = flags.FLAGS
+    if given.dry_run:
+        runner.dry_run(config, workdir, given.stages, console, given.units)
+        return 0
+    if given.stages == ["verify"]:
+        return runner.verify_results(config, workdir, given.units, console)
+    if given.unit:
+        return runner.run_unit(config, workdir, given.unit, console)
+    if given.launcher == "commands":
+        print(*runner.commands(config, workdir, given.stages, given.units, _command()), sep="\n")
+        return 0
+    launch = partial(launchers.launcher, given.launcher, workdir, given.workers, given.devices_per_unit)
+    return runner.run(config, workdir, given.stages, console, given.units, launch)
+
+
+def _command() -> list[str]:
+    """This process's command line without the flags that choose units and who runs them."""
+    program, *rest = sys.argv
+    script = [str(Path(program).resolve())] if Path(program).name == "launch.py" else ["-m", "jaxdiv"]
+    dropped = {"launcher", "workers", "devices_per_unit", "units", "stages"}
+    kept, given = [], iter(rest)
+    for argument in given:
+        flag, equals, _ = argument.lstrip("-").partition("=")
+        if flag not in dropped:
+            kept.append(argument)
+        elif not equals:
+            next(given, None)
+    return [sys.executable, *script, *kept]
 
 
 def _deterministic(config: Any) -> None:

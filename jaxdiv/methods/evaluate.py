@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import scipy  # its packages load when they are first used, and `stats` takes a second
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
-from scipy import stats
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.device_memory import Fit, choose, peak_bytes, tree_bytes, usable_bytes
@@ -94,7 +94,7 @@ def evaluate(
 def mean_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
     """Mean and the half-width of its interval, t·sem, taking the values as independent."""
     n = len(values)
-    return float(values.mean()), float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return float(values.mean()), float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 
 def _draw(sample: Sample, keys: list[PRNGKeyArray], chunk: int, rows: np.ndarray, mesh: Mesh | None) -> Task:

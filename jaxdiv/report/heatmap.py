@@ -6,10 +6,9 @@
 from typing import Any
 
 import numpy as np
+import scipy  # its packages load when they are first used
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.report.plotting import INK, Figure, Rendered, render
@@ -175,8 +174,10 @@ def _colour_bar(ax, shown, label):
 
 def cluster_order(distances: Float[np.ndarray, "tasks tasks"]) -> np.ndarray:
     """The order of tasks in which like ones (average linkage) stand side by side."""
-    condensed = squareform(distances, checks=False).clip(min=0)
-    return hierarchy.leaves_list(hierarchy.linkage(condensed, "average", optimal_ordering=True))
+    condensed = scipy.spatial.distance.squareform(distances, checks=False).clip(min=0)
+    return scipy.cluster.hierarchy.leaves_list(
+        scipy.cluster.hierarchy.linkage(condensed, "average", optimal_ordering=True)
+    )
 
 
 def classical_mds(distances: Float[np.ndarray, "tasks tasks"]) -> tuple[Float[np.ndarray, "tasks 2"], float]:

@@ -40,6 +40,7 @@ FIGURES = {
 }
 # What the page shows, in order: heading, figures, open tables, folded tables.
 _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
+    ("Not finished", (), ("unfinished",), ()),
     ("Diversity", (), ("table1",), ()),
     ("Performance on diversity", (), ("table2",), ("correlations", "differences")),
     ("Figures", ("figure1", "figure2", "figure3"), (), ()),

@@ -79,6 +79,15 @@ def headline(
     return text
 
 
+def so_far(unfinished: Sequence[Mapping[str, Any]]) -> list[str]:
+    """That the study is not finished, in a sentence; nothing where it is. unfinished: as in `report.write_report`."""
+    if not unfinished:
+        return []
+    counts = [count for row in unfinished for name, count in row.items() if name != "benchmark"]
+    done, of = (sum(column) for column in zip(*counts, strict=True))
+    return [f"This study is not finished: {done} of {of} results are there, and all that follows is of these alone."]
+
+
 def conclusion(found: Analysis, fixed_test_set_name: str | None = None) -> str:
     """The answer in one sentence: does accuracy go with diversity, on which test sets and for which methods?"""
     known = [row for row in found.correlations if row.metric == "accuracy" and row.r2 is not None]

@@ -11,10 +11,10 @@ from jaxdiv.files import replacing
 from jaxdiv.report.figures import draw_all
 from jaxdiv.report.html import FIGURES, build_page
 from jaxdiv.report.plotting import plot_data
-from jaxdiv.report.prose import headline, summary
+from jaxdiv.report.prose import headline, so_far, summary
 from jaxdiv.report.published import PAPER_BENCHMARKS, PAPER_TABLE2, r2_measured_alike
 from jaxdiv.report.renderers import to_csv, to_latex, to_terminal
-from jaxdiv.report.tables import all_tables, table1, table2
+from jaxdiv.report.tables import all_tables, table1, table2, unfinished_table
 from jaxdiv.report.wording import family_names, listed
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.stats.differences import from_summaries
@@ -30,6 +30,7 @@ def write_report(
     contact_sheets: Mapping[str, str | Path] | None = None,
     title: str = "Diversity and performance",
     generated: Collection[str] = (),
+    unfinished: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes report.html, figure1–3 (4 and 5 where there is something to show; .png, .svg) and every table that has
     rows (.csv, .tex); returns the page's path. Other tables and figures of an earlier report are removed.
@@ -42,12 +43,14 @@ def write_report(
       fixed_test_set_name: which benchmark the fixed test set is.
       contact_sheets: PNG files by benchmark, whose beginnings are set into the page.
       generated: which benchmarks are no data sets but generated for their diversity.
+      unfinished: of a study that still runs, a mapping for each benchmark: its `benchmark`, and by `diversity` and
+        by method [how many results are there, how many there will be].
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     published = from_summaries(PAPER_TABLE2, PAPER_BENCHMARKS)
     data = plot_data(found, fixed_test_set_name)
-    possible = all_tables(found, published, data.numbers)
+    possible = all_tables(found, published, data.numbers) | {"unfinished": unfinished_table(unfinished)}
     tables = {name: table for name, table in possible.items() if table.rows or name in ("table1", "table2", "points")}
     files: dict[str, str | bytes] = {}
     for name, table in tables.items():
@@ -57,8 +60,8 @@ def write_report(
         files |= {f"{name}.png": drawn.png, f"{name}.svg": drawn.svg}
     files["report.html"] = build_page(
         title=title,
-        subtitle=_subtitle(found, generated, provenance),
-        answer=headline(found, failures, fixed_test_set_name),
+        subtitle=_subtitle(found, generated, {} if unfinished else provenance),
+        answer=[*so_far(unfinished), *headline(found, failures, fixed_test_set_name)],
         sections=summary(found, published, failures, fixed_test_set_name),
         tables=tables,
         panels={name: drawn.panels for name, drawn in figures.items()},

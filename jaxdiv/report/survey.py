@@ -18,6 +18,7 @@ from jaxdiv.report.comparison import CrossDistance, DiversityDifference
 from jaxdiv.report.data_sets import left_out
 from jaxdiv.report.heatmap import draw_tasks
 from jaxdiv.report.plotting import Rendered
+from jaxdiv.report.prose import so_far
 from jaxdiv.report.published import PAPER_TABLE1, unlike
 from jaxdiv.report.renderers import Column, Table, to_csv, to_terminal
 from jaxdiv.report.tables import TABLE1_COLUMNS, TABLE1_OPTIONAL
@@ -64,6 +65,7 @@ def write_survey(
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     contact_sheets: Mapping[str, str | Path],
+    unfinished: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes report.html, table1.csv, per benchmark tasks-NAME.png and .svg and distances-NAME.csv, and of several
     benchmarks cross.csv and differences.csv; returns the page's path.
@@ -71,6 +73,7 @@ def write_survey(
     Args:
       settings, provenance: any JSON values, shown as they are.
       contact_sheets: PNG files by benchmark.
+      unfinished: as in `report.write_report`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows, embeddings, sources = found
@@ -94,7 +97,13 @@ def write_survey(
         lines = [",".join(f"{d:.6g}" for d in line) for line in distances[name]]
         files[f"distances-{name}.csv"] = "\n".join([*lines, ""])
     files["report.html"] = _page(
-        found, tables, _lead(found, cross, differences), figures, settings, provenance, contact_sheets
+        found,
+        tables,
+        [*so_far(unfinished), *_lead(found, cross, differences)],
+        figures,
+        settings,
+        provenance,
+        contact_sheets,
     )
     for name, content in files.items():
         with replacing(folder / name) as temporary:

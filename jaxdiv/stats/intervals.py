@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # its packages load when they are first used
 from jaxtyping import Float
-from scipy import optimize, special
+from scipy import special
 
 
 def r_interval(r: float, n: int) -> tuple[float, float]:
@@ -49,7 +50,7 @@ def r2_interval(r: float, n: int) -> tuple[float, float]:
         least = max(0.0, mean - usual)
         return float(beyond + special.ndtr(least - mean) - special.ndtr(-least - mean) - 0.05)
 
-    return math.tanh(optimize.brentq(excess, 0, z) / root) ** 2, high
+    return math.tanh(scipy.optimize.brentq(excess, 0, z) / root) ** 2, high
 
 
 def squared(low: float, high: float) -> tuple[float, float]:

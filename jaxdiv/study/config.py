@@ -18,7 +18,7 @@ from jaxdiv.methods.registry import sections as methods_sections
 from jaxdiv.probes.registry import check_pixels
 from jaxdiv.probes.weights import IMAGENET
 from jaxdiv.stats.controlled import LEVELS
-from jaxdiv.study import own_sets, sections
+from jaxdiv.study import own_sets, resources, sections
 from jaxdiv.study.flags import in_flags
 
 # How diversity is measured, as a named whole: what `--config.preset` sets of the fields that are left empty.
@@ -57,6 +57,7 @@ class Study(sections.Section):
     probe: sections.Probe
     learner: sections.Learner
     compute: sections.Compute
+    launch: resources.Launch
     training: sections.Training
     evaluation: sections.Evaluation
     by_method: dict  # the methods' own sections, by name

@@ -5,24 +5,20 @@ prepare -> select -> embed -> diversity ---------------> correlate -> report
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from jaxdiv.data import registry, synthetic
 from jaxdiv.data.own.outline import Outline
-from jaxdiv.data.prepare import check_inputs
 from jaxdiv.data.table import ImageTable
-from jaxdiv.errors import unknown
 from jaxdiv.methods.registry import with_inner_steps
 from jaxdiv.probes.base import Probe
-from jaxdiv.probes.weights import check_weights
 from jaxdiv.report import survey
 from jaxdiv.stats.analysis import Analysis
-from jaxdiv.study import own_sets, subsets, tables
+from jaxdiv.study import own_sets, tables
 from jaxdiv.study.config import Study, as_config
 from jaxdiv.study.sections import MAML
 from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
@@ -111,53 +107,6 @@ def plan(study: Study, workdir: Path) -> Plan:
     return Plan(study, workdir, own, prepared, pool, subsets, embedded, measured, trained, tested)
 
 
-def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
-    """The stages that are asked for, in their order. `diversity` asks for `embed` too.
-
-    Raises:
-      InputError: an unknown stage.
-    """
-    asked = set(stages)
-    for stage in sorted(asked - {*STAGES}):
-        raise unknown("stage", stage, STAGES)
-    return tuple(stage for stage in STAGES if stage in asked or (stage == "embed" and "diversity" in asked))
-
-
-def check_files(plan: Plan, missing: Iterable[Unit]) -> None:
-    """Raise InputError for a file or folder of the user's that the units in `missing` need and that is not there.
-
-    Known at once, while the unit itself may come hours later.
-    """
-    for unit in missing:
-        if unit.stage == "prepare":
-            check_inputs(unit.spec.base, unit.spec.data)
-        elif unit.stage in ("select", "embed") and (weights := plan.study.weights):
-            check_weights(plan.study.probe.name, weights)
-
-
-def check_sizes(plan: Plan, missing: Iterable[Unit]) -> None:
-    """Raise InputError where a split that the units in `missing` use has too few classes or images for a task.
-
-    Of a benchmark of archives that are not prepared yet, this is not known.
-    """
-    study, checked = plan.study, set()
-    for unit in missing:
-        for table in (getattr(unit.spec, name, None) for name in ("table", "validation")):
-            if table is None or table in checked:
-                continue
-            checked.add(table)
-            parts = plan.parts(table.source, table.pixels)
-            folders = [table_folder(need) if need.done else None for need in parts]
-            found = tables.outline(table, folders, study.data_settings, plan.outlines)
-            if found is None or table.chosen:
-                continue
-            if unit is plan.pool:
-                rows, chosen = select.candidates(unit.spec, found), study.controlled
-                subsets.check_choice(np.asarray(found.dataset)[rows], chosen.classes, chosen.subsets)
-            else:
-                tables.check(table, found, study.task, plan.outlines)
-
-
 def correlation(plan: Plan) -> Unit:
     """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
     measured = {name: unit for name, unit in plan.measured.items() if unit.done}
@@ -177,14 +126,15 @@ def correlation(plan: Plan) -> Unit:
 
 
 def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[str, str]] = ()) -> Unit:
-    """The report: of what was correlated, or of diversity alone."""
+    """The report: of what was correlated, or of diversity alone. Of a study that is not finished, of what is done."""
     study, folder = plan.study, plan.workdir / "report"
     title = f"Diversity and performance: {plan.workdir.resolve().name}"
     generated = tuple(
         name for name in study.names if all(synthetic.spread(base) is not None for base in study.bases(name))
     )
     test_set = study.evaluation.fixed_test_set
-    spec = report.Spec(title, test_set, generated, tuple(failures), as_config(study))
+    unfinished = _unfinished(plan, {failure["unit"] for failure in failures})
+    spec = report.Spec(title, test_set, generated, tuple(failures), unfinished, as_config(study))
 
     def work(unit: Unit, progress: ProgressFn) -> report.Result:
         inputs = report.Inputs(
@@ -197,7 +147,9 @@ def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[st
         )
         return report.run(spec, inputs, progress)
 
-    inputs = (correlated,) if correlated else (*plan.prepared.values(), *plan.measured.values())
+    inputs = (
+        (correlated,) if correlated else tuple(filter(_is_done, (*plan.prepared.values(), *plan.measured.values())))
+    )
     keeps = lambda result: result["files"]
     return Unit("report", spec, work, plan.workdir / "units", inputs, at=folder, keeps=keeps)
 
@@ -208,12 +160,42 @@ def table_folder(prepared: Unit) -> Path:
 
 
 def surveyed(plan: Plan) -> survey.Survey:
-    """What a study that trains nothing measured. InputError if a benchmark has not been."""
+    """What a study that trains nothing measured so far. InputError if it is nothing."""
+    done = {name: unit for name, unit in plan.measured.items() if unit.done}
+    for unit in () if done else plan.measured.values():
+        needed(unit, "report")
     return survey.Survey(
-        [needed(unit, "report").result for unit in plan.measured.values()],
-        {name: unit.arrays["embeddings"] for name, unit in plan.embedded.items()},
-        {name: _origin(plan, name) for name in plan.study.names},
+        [unit.result for unit in done.values()],
+        {name: plan.embedded[name].arrays["embeddings"] for name in done},
+        {name: _origin(plan, name) for name in done},
     )
+
+
+def _unfinished(plan: Plan, failed: Collection[str]) -> tuple[Mapping[str, Any], ...]:
+    """What is not finished, as `unfinished` of `report.write_report`; what `failed`, and needs it, will not come."""
+
+    def counted(units: Iterable[Unit]) -> list[int]:
+        states = [(unit.done, _comes(unit, failed)) for unit in units]
+        return [sum(done for done, _ in states), sum(done or comes for done, comes in states)]
+
+    rows = []
+    for name in plan.study.names:
+        row = {"diversity": counted([plan.measured[name]])}
+        for method in plan.study.methods:
+            row[method] = counted(unit for which, unit in plan.tested.items() if which[:2] == (name, method))
+        rows.append(row)
+    if all(done == of for row in rows for done, of in row.values()):
+        return ()
+    return tuple({"benchmark": name, **row} for name, row in zip(plan.study.names, rows, strict=True))
+
+
+def _comes(unit: Unit, failed: Collection[str]) -> bool:
+    """Whether neither a unit nor what it needs failed."""
+    return unit.name not in failed and all(_comes(need, failed) for need in unit.inputs)
+
+
+def _is_done(unit: Unit) -> bool:
+    return unit.done
 
 
 def shown(study: Study) -> tuple[str, ...]:
@@ -369,7 +351,8 @@ def _evaluate(
         which = trained.folder, size["checkpoint"], size["train_classes"], size["train_images"]
         return evaluate.run(spec, evaluate.Inputs(_images(spec.table, unit), *which), progress)
 
-    return Unit(f"evaluate/{benchmark}/{method}/seed{run}/{test_set}", spec, work, root, inputs, tasks / 50)
+    cost = tasks * (0.02 + 3 * study.task.ways * study.task.queries * train.forward_seconds(study.learner))
+    return Unit(f"evaluate/{benchmark}/{method}/seed{run}/{test_set}", spec, work, root, inputs, cost)
 
 
 def _trained_as(study: Study, method: str) -> str:

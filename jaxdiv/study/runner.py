@@ -1,94 +1,197 @@
 """Running a study: its units in their order, only those that are missing, and what is shown at the end."""
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxdiv.device_memory import out_of_memory
 from jaxdiv.errors import InputError
 from jaxdiv.files import replacing
-from jaxdiv.methods.checkpointing import latest_step, trained_on
-from jaxdiv.methods.metrics import Diverged
-from jaxdiv.methods.registry import entry
+from jaxdiv.methods.checkpointing import trained_on
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
+from jaxdiv.study import checks, lease, manifest, planner, verify, worker
 from jaxdiv.study import config as door
-from jaxdiv.study import manifest, planner
+from jaxdiv.study.driver import Work
 from jaxdiv.study.flags import in_flags
+from jaxdiv.study.launchers import Launcher
+from jaxdiv.study.launchers.commands import script
+from jaxdiv.study.overview import overview
 from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
-from jaxdiv.study.unit import ON_DEVICES, Unit, needed, platforms
+from jaxdiv.study.unit import ON_DEVICES, Unit, platforms
+
+_READING = {"correlate", "report"}
 
 
 @in_flags()
-def run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> int:
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    stages: Iterable[str],
+    console: Console,
+    units: Sequence[str] = (),
+    launch: Callable[[door.Study], Launcher | None] = lambda study: None,
+) -> int:
     """Run the units of `stages` whose results are missing. Returns the exit code: 1 if a unit failed.
 
+    Args:
+      units: patterns of names, as `train/gauss-*/pt/*`: only these units, and what they need.
+      launch: makes what runs the units elsewhere; None: this process does.
+
     Raises:
-      InputError: something cannot be used; all that is known beforehand is checked before anything is written.
+      InputError: something cannot be used; all that is known beforehand is checked before anything is written. Another
+        process drives a study in this workdir.
     """
-    stages = planner.check_stages(stages)
+    stages = checks.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
-    asked = [unit for unit in plan.units if unit.stage in stages]
+    asked = checks.chosen(plan, stages, units)
     todo = [unit for unit in asked if not unit.done]
     leads = jax.process_index() == 0
     if leads:
-        planner.check_files(plan, todo)
-        planner.check_sizes(plan, _to_check(plan, stages, todo))
-        _say_found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}, console)
-        _record(plan)
+        checks.check_files(plan, todo)
+        checks.check_sizes(plan, _to_check(plan, stages, todo))
+        checks.check_needs(todo)
     else:
         console = Console(quiet=True)
-    _all_here("planned")
-    console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
-    _say_platforms(plan, todo, console)
-    failures: list[dict[str, str]] = []
-    while todo:
-        for unit in todo:
-            for problem in unit.problems()[:1]:
-                console.print(f"{unit.name} is made again: {problem}", highlight=False, markup=False, soft_wrap=True)
-        with Watch(console, todo) as watch:
-            for number, unit in enumerate(todo):
-                if number and unit.stage != "prepare" and todo[number - 1].stage == "prepare":
-                    planner.check_sizes(plan, todo[number:])
-                if reason := _attempt(unit, watch, failures):
-                    failures.append({"unit": unit.name, "reason": reason})
-        # Where an input was made again and says something else, so is what was computed from it: the plan is finite.
-        ran = {unit.name for unit in todo}
-        todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
-        todo = [unit for unit in todo if unit.name not in {failure["unit"] for failure in failures}]
-    if leads:
-        _conclude(plan, stages, failures, console)
+    with contextlib.ExitStack() as stack:
+        if leads:
+            if todo:
+                stack.enter_context(_driver(workdir, console))
+            for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
+                console.print(line, highlight=False, markup=False)
+            if not set(stages) <= _READING:
+                _record(plan)
+        worker.all_here("planned")
+        console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
+        failures: list[dict[str, str]] = []
+        while todo:
+            for unit in todo:
+                for problem in unit.problems()[:1]:
+                    say = f"{unit.name} is made again: {problem}"
+                    console.print(say, highlight=False, markup=False, soft_wrap=True)
+            launcher = launch(plan.study)
+            if launcher is None:
+                _say_platforms(plan, todo, console)
+            failures += Work(plan, todo, launcher, config, console).done()
+            # Where an input was made again and says something else, what was computed from it is made again too.
+            ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
+            todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
+            todo = [unit for unit in todo if unit.name not in failed]
+        if leads:
+            _conclude(plan, stages, failures, console)
     return 1 if failures else 0
 
 
 @in_flags()
-def dry_run(config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console) -> None:
-    """Say of each unit whether it is done, would resume or would run. Writes nothing.
+def dry_run(
+    config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console, units: Sequence[str] = ()
+) -> None:
+    """Say of each unit how it is, and how long the rest takes. Writes nothing, and another process may be at work.
 
     Raises:
       InputError: as `run`; for a missing archive or file of weights, after the list.
     """
-    stages = planner.check_stages(stages)
+    stages = checks.check_stages(stages)
     plan = planner.plan(door.read(config), workdir)
-    _say_found(plan, plan.own, console)
-    units = [unit for unit in plan.units if unit.stage in stages]
-    for unit in units:
-        step = latest_step(unit.folder)
-        state = "done" if unit.done else f"resume from step {step}" if step else "run"
-        settings = ", ".join(f"{key}={value}" for key, value in unit.settings.items())
-        console.print(f"{state:24} {unit.name}  ({settings})", highlight=False, markup=False, soft_wrap=True)
-    missing = [unit for unit in units if not unit.done]
+    for line in _found(plan, plan.own):
+        console.print(line, highlight=False, markup=False)
+    listed = checks.chosen(plan, stages, units)
+    console.out(overview(plan, listed), highlight=False)
+    missing = [unit for unit in listed if not unit.done]
     _say_platforms(plan, missing, console)
-    planner.check_files(plan, missing)
-    planner.check_sizes(plan, _to_check(plan, stages, missing))
+    checks.check_files(plan, missing)
+    checks.check_sizes(plan, _to_check(plan, stages, missing))
+
+
+@in_flags()
+def commands(
+    config: ConfigDict, workdir: Path, stages: Iterable[str], units: Sequence[str], command: Sequence[str]
+) -> Iterator[str]:
+    """A script, line by line, of what `run` would do: a command for each unit. Writes nothing.
+
+    Raises:
+      InputError: as `run`.
+    """
+    stages = checks.check_stages(stages)
+    plan = planner.plan(door.read(config), workdir)
+    todo = [unit for unit in checks.chosen(plan, stages, units) if not unit.done]
+    checks.check_files(plan, todo)
+    checks.check_sizes(plan, _to_check(plan, stages, todo))
+    checks.check_needs(todo)
+    # The first stage has nothing left to do then but the data folder.
+    after = [stage for stage in stages if stage in {"prepare", *_READING}]
+    return script(todo, command, Path.cwd(), after)
+
+
+@in_flags()
+def verify_results(config: ConfigDict, workdir: Path, units: Sequence[str], console: Console) -> int:
+    """Read every file of every result and compare it with its checksum. Writes nothing.
+
+    Returns the exit code: 1 if something no longer matches.
+
+    Raises:
+      InputError: as `dry_run`.
+    """
+    plan = planner.plan(door.read(config), workdir)
+    listed = checks.chosen(plan, planner.STAGES, units)
+    correlated = planner.correlation(plan)
+    if plan.study.methods and not units:
+        listed += [correlated, planner.reporting(plan, correlated, _all_failures(plan, []))]
+    elif not units:
+        listed.append(planner.reporting(plan, None, _all_failures(plan, [])))
+    problems = [f"{unit.name}: {line}" for unit in listed for line in verify.verify(unit)]
+    for line in problems:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    there = sum((unit.folder / "result.json").exists() for unit in listed)
+    again = "; a run makes what is damaged again" if problems else ""
+    console.print(f"{there} results read, {len(problems)} problems{again}", highlight=False)
+    return 1 if problems else 0
+
+
+@in_flags()
+def run_unit(config: ConfigDict, workdir: Path, asked: str, console: Console) -> int:
+    """Run the unit NAME/DIGEST, for whatever scheduler there is. Returns the exit code: 1 if it failed.
+
+    Raises:
+      InputError: as `worker.find` and `worker.perform`.
+    """
+    plan = planner.plan(door.read(config), workdir)
+    unit = worker.find(plan, asked)
+    if unit.done:
+        console.print(f"{unit.name}: done already", highlight=False)
+        return 0
+    checks.check_files(plan, [unit])
+    checks.check_sizes(plan, [unit])
+    with Watch(console, [unit]) as watch:
+        reason = worker.perform(unit, watch.start(unit))
+        watch.end(unit, f"failed: {reason}" if reason else "done")
+    return 1 if reason else 0
+
+
+@contextlib.contextmanager
+def _driver(workdir: Path, console: Console) -> Iterator[None]:
+    """While this process drives the study in `workdir`, no other does.
+
+    Raises:
+      InputError: another one does.
+    """
+    say = lambda there: console.print(f"waiting for a sign of life of {there}", highlight=False, markup=False)
+    taken = lease.take(
+        workdir / "running" / "driver.json", "the study", told=lambda there: say(there) if there.alive is None else None
+    )
+    if isinstance(taken, lease.Holder):
+        raise InputError(
+            f"workdir {workdir} is at work: {taken}; wait for it or stop it; --dry_run and --stages=report can be used"
+        )
+    with taken:
+        yield
 
 
 def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
@@ -96,12 +199,12 @@ def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequen
     return todo if {*stages} - {"prepare"} else [unit for unit in plan.units if not unit.done]
 
 
-def _say_found(plan: Plan, names: Container[str], console: Console) -> None:
-    """What the user's data sets hold, before anything is computed."""
+def _found(plan: Plan, names: Container[str]) -> list[str]:
+    """What the user's data sets of these names hold, in lines, before anything is computed."""
     task = plan.study.task
-    for name, outlined in plan.outlines.items():
-        for line in data_sets.found(name, outlined, task.ways, task.shots + task.queries) if name in names else ():
-            console.print(line, highlight=False, markup=False)
+    sets = {name: outlined for name, outlined in plan.outlines.items() if name in names}
+    size = task.ways, task.shots + task.queries
+    return [line for name, outlined in sets.items() for line in data_sets.found(name, outlined, *size)]
 
 
 def _say_platforms(plan: Plan, todo: Sequence[Unit], console: Console) -> None:
@@ -115,40 +218,6 @@ def _say_platforms(plan: Plan, todo: Sequence[Unit], console: Console) -> None:
     if parts:
         text = f"note: {', '.join(parts)}; this run computes on {here}, which rounds differently (docs/performance.md)"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | None:
-    """Run a unit; the reason if it failed in a way that must not cost the other units."""
-    failed = {failure["unit"] for failure in failures}
-    progress = watch.start(unit)
-    lost = next((need.name for need in unit.inputs if need.name in failed), None)
-    reason = f"{lost} failed" if lost else None
-    if not lost:
-        for need in unit.inputs:
-            needed(need, unit.name)
-        leads = jax.process_index() == 0
-        if leads:
-            unit.begin()
-        _all_here(f"begin {unit.name}")
-        try:
-            # Hosts of one job train, test and embed together; what does not need them all is the first one's.
-            if unit.stage in ("train", "evaluate", "embed", "select") or leads:
-                unit.execute(progress)
-        except Diverged as error:
-            reason = str(error)
-        except jax.errors.JaxRuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise InputError(f"{unit.name}: {_out_of_memory(unit)}") from None
-        _all_here(unit.name)
-    watch.end(unit, f"failed: {reason}" if reason else "done")
-    return reason
-
-
-def _all_here(where: str) -> None:
-    """Wait for the other hosts of this job, if there are any."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
 
 
 def _record(plan: Plan) -> None:
@@ -165,73 +234,63 @@ def _record(plan: Plan) -> None:
         ) from None
 
 
-def _out_of_memory(unit: Unit) -> str:
-    """What to set: first what changes no result, then what is another experiment."""
-    device = jax.local_devices()[0]
-    section = entry(unit.spec.method).section if unit.stage == "train" else ""
-    same = [] if device.platform == "cpu" or section == "pt" else ["--config.compute.tasks_at_once=1"]
-    if unit.stage in ("select", "embed"):
-        same.append("--config.probe.chunk=1")
-    if section == "maml":
-        same.append("--config.maml.remat=true")
-    if section:
-        other = f"--config.{section}.{'batch_size' if section == 'pt' else 'meta_batch'}"
-    else:
-        other = "--config.probe.pixels" if unit.stage in ("select", "embed") else "--config.learner.pixels"
-    keeping = f"set {' and '.join(same)}, which changes no result; if that is not enough, " if same else ""
-    return (
-        f"out of memory on {device.device_kind}: {keeping}lower {other}, which makes another experiment; "
-        f"the same command resumes from here"
-    )
-
-
 def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]], console: Console) -> None:
     """What comes after the units: the data folder, statistics over all that is done, the report."""
     for failure in failures:
         console.print(f"failed: {failure['unit']}: {failure['reason']}", style="red", markup=False, soft_wrap=True)
-    if "prepare" in stages and not failures and (file := manifest.write(plan)):
+    whole = "prepare" in stages and all(unit.done for unit in plan.prepared.values())
+    if whole and not failures and (file := manifest.write(plan)):
         for line in manifest.news(plan):
             console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
-    if not plan.study.methods:
-        if "report" in stages:
-            _report(planner.reporting(plan, None), console)
-            for part in survey.terminal(planner.surveyed(plan), console.width):
-                console.print(part, highlight=False, markup=False)
-            _say_where(plan, console)
+    if not _READING & {*stages}:
         return
     correlated = planner.correlation(plan)
-    if "correlate" in stages and not correlated.done:
-        correlated.begin()
-        correlated.execute(_silent)
+    if not correlated.inputs:
+        if set(stages) <= _READING:
+            raise InputError(f"nothing in {plan.workdir} is finished yet: add diversity to `stages`")
+        console.print("nothing is measured yet, so there is no report", highlight=False)
+        return
+    if plan.study.methods:
+        worker.perform(correlated, _silent)
     if "report" in stages:
-        _report(planner.reporting(plan, needed(correlated, "report"), failures), console)
+        failures = _all_failures(plan, failures)
+        _report(planner.reporting(plan, correlated if plan.study.methods else None, failures), console)
         _show_tables(plan, correlated, console)
-        _say_where(plan, console)
+        console.print(
+            f"report: {plan.workdir / 'report' / 'report.html'}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def _all_failures(plan: Plan, failures: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The failures of this run, and of earlier ones those that nothing has made good since."""
+    now = {each["unit"] for each in failures}
+    rest = [unit for unit in plan.units if unit.name not in now and not unit.done]
+    idle = [unit for unit in rest if not lease.working(worker.lease_file(unit))]
+    return [*failures, *({"unit": unit.name, "reason": why} for unit in idle if (why := worker.failure(unit)))]
 
 
 def _report(unit: Unit, console: Console) -> None:
     """Write the report unless it is there as it was written."""
     if not unit.done:
         with console.status("drawing the report"):
-            unit.execute(_silent)
+            worker.perform(unit, _silent, again=True)
 
 
 def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:
-    """A study's tables and its answer."""
+    """A study's tables and its answer; of a study that trains nothing, the coefficients."""
+    say = lambda part: console.print(part, highlight=False, markup=False)
+    if not plan.study.methods:
+        for part in survey.terminal(planner.surveyed(plan), console.width):
+            say(part)
+        return
     found = Analysis.from_json(correlated.result)
     first, second = report.terminal_tables(found, console.width)
-    say = lambda text: console.print(text, "", sep="\n", highlight=False, markup=False)
     console.print(first)
     if scales := true_beside_measured(found.diversity):
-        say(scales)
+        say(f"{scales}\n")
     console.print(second)
-    say(conclusion(found, plan.study.evaluation.fixed_test_set))
-
-
-def _say_where(plan: Plan, console: Console) -> None:
-    page = plan.workdir / "report" / "report.html"
-    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{conclusion(found, plan.study.evaluation.fixed_test_set)}\n")
 
 
 def _silent(share: float, note: str) -> None:

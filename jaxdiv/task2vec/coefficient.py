@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its packages load when they are first used, and `stats` takes a second
 from jaxtyping import ArrayLike, Float
-from scipy import special, stats
+from scipy import special
 
 from jaxdiv.errors import InputError, unknown
 
@@ -187,7 +188,7 @@ def difference(
     if error == 0:  # no task differs from another in its distances
         return Estimate(float(a - b), float(a - b), float(a - b)), float(a == b)
     freedom = error**4 / (a_error**4 / a_freedom + b_error**4 / b_freedom)
-    return _interval(a - b, error, freedom), float(2 * stats.t.sf(abs(a - b) / error, freedom))
+    return _interval(a - b, error, freedom), float(2 * scipy.stats.t.sf(abs(a - b) / error, freedom))
 
 
 def iid_pairs(distances: Float[np.ndarray, "tasks tasks"]) -> Estimate:
@@ -317,7 +318,7 @@ def complexity(embeddings: Float[ArrayLike, "tasks filters"] | Rows) -> Estimate
 
 
 def _interval(value: float, error: float, freedom: float) -> Estimate:
-    half = float(stats.t.ppf(0.975, freedom) * error)
+    half = float(scipy.stats.t.ppf(0.975, freedom) * error)
     return Estimate(float(value), float(value) - half, float(value) + half)
 
 

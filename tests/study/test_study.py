@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rich.console import Console
 from jaxdiv.configs import default
 from jaxdiv.errors import InputError
 from jaxdiv.study import config as door
-from jaxdiv.study import planner, runner
+from jaxdiv.study import lease, planner, runner
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -188,17 +189,39 @@ def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished
     done = launch(cache, workdir, "--dry_run")
     assert done.returncode == 0 and not workdir.exists()
     lines = done.stdout.splitlines()
-    assert sum(line.startswith("run ") for line in lines) == len(lines) == 3 + 3 + 3 + 6 + 12
+    assert sum(line.startswith("run ") for line in lines) == 3  # the rest waits for prepared images
+    assert sum(line.startswith("wait ") for line in lines) == 3 + 3 + 6 + 12
+    assert lines[-1].startswith("27 units: 3 run, 24 wait; ") and lines[-1].endswith("guessed for two CPU cores")
     console = Console(file=io.StringIO())
     runner.dry_run(tiny(), finished, planner.STAGES, console)
     assert sum(line.startswith("done ") for line in console.file.getvalue().splitlines()) == 27
+    assert console.file.getvalue().splitlines()[-1] == "27 units: 27 done"
+
+
+def test_a_report_of_a_study_that_is_not_finished_says_so_and_marks_what_is_missing(tmp_path, finished):
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    shutil.rmtree(workdir / "units/evaluate/gauss-0.5/pt/seed0/own")
+    shutil.rmtree(workdir / "units/diversity/gauss-1.5")
+    with lease.take(workdir / "running" / "driver.json", "the study"):  # reading needs no lease
+        assert runner.run(tiny(), workdir, ["report"], Console(quiet=True)) == 0
+    page = html.unescape((workdir / "report" / "report.html").read_text())
+    assert "This study is not finished: 13 of 15 results are there" in page and "Finished 20" not in page
+    rows = list(csv.DictReader((workdir / "report" / "unfinished.csv").open()))
+    assert [row["diversity"] for row in rows] == ["done", "done", "unfinished"]
+    assert [row["pt"] for row in rows] == ["done", "unfinished: 1 of 2", "done"]
+
+
+def test_a_second_driver_says_in_a_line_who_is_at_work_and_stops(tmp_path):
+    with lease.take(tmp_path / "running" / "driver.json", "the study"):
+        check_refused(tmp_path, planner.STAGES, "is at work: ", f"(process {os.getpid()}) since 20", "wait for it")
+        assert not (tmp_path / "study.json").exists()
 
 
 def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path):
     assert launch(cache, tmp_path, "--stages=prepare").returncode == 0
     assert {path.name for path in (tmp_path / "units").iterdir()} == {"prepare"}
     check_refused(tmp_path, ["evaluate"], "evaluate/gauss-0.1/pt", "add train to --stages")
-    check_refused(tmp_path, ["report"], "report needs", "add correlate to --stages")
+    check_refused(tmp_path, ["report"], "nothing in", "is finished yet: add diversity to --stages")
 
 
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
+import scipy  # its packages load when they are first used
 from PIL import Image
 
 from jaxdiv.data.archives import members

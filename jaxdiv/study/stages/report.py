@@ -21,6 +21,7 @@ class Spec:
       fixed_test_set: as the user named it: the union of all data sets spelt out would fill a figure's title.
       generated: the benchmarks whose every image is generated.
       failures: the units that failed, and why.
+      unfinished: as in `report.write_report`.
       settings: of the study, shown as they are.
     """
 
@@ -28,6 +29,7 @@ class Spec:
     fixed_test_set: str
     generated: tuple[str, ...]
     failures: tuple[Mapping[str, str], ...]
+    unfinished: tuple[Mapping[str, Any], ...]
     settings: Mapping[str, Any] = field(metadata=NO_RESULT)
 
 
@@ -80,7 +82,9 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
 
 def _write(spec: Spec, inputs: Inputs, folder: Path) -> None:
     if isinstance(inputs.found, survey.Survey):
-        survey.write_survey(folder, inputs.found, spec.settings, inputs.provenance, inputs.contact_sheets)
+        survey.write_survey(
+            folder, inputs.found, spec.settings, inputs.provenance, inputs.contact_sheets, spec.unfinished
+        )
         return
     report.write_report(
         folder,
@@ -92,5 +96,6 @@ def _write(spec: Spec, inputs: Inputs, folder: Path) -> None:
         inputs.contact_sheets,
         spec.title,
         spec.generated,
+        spec.unfinished,
     )
     write_curves(folder, [read_curve(name, method, run / "metrics.jsonl") for name, method, run in inputs.curves])

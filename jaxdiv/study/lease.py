@@ -1,0 +1,248 @@
+"""Who works at a unit, or drives a study: a lease that other processes, and other machines, see and respect.
+
+A lease is a small file in `WORKDIR/running`. Its holder rewrites it every BEAT seconds. A process of this machine is
+known by its id and its start, so the lease of one that died is free at once. The process of another machine cannot be
+looked at: its lease is free once the file has not changed for SILENCE seconds, counted by the clock of whoever waits.
+No two machines' clocks are ever compared, and a clock that jumps harms nothing.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+from jaxdiv.errors import InputError
+from jaxdiv.files import locked, replacing
+
+BEAT = 10.0  # seconds between two signs of life
+SILENCE = 120.0  # seconds without one after which another machine's process counts as dead
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has a lease.
+
+    Attributes:
+      what: the unit that it works at, or "the study".
+      host, process: for a person: the machine's name, and the id of the process there.
+      machine: what of a machine makes ids of processes comparable: its boot, and its name space of processes.
+      started: the start of the process on that machine's own scale, since ids are used again. Empty: not known.
+      since: when the lease was taken, in seconds since 1970; only shown.
+      token: of this lease alone.
+      beat: signs of life so far.
+      share, note: how much is done, 0..1, and a word on how it goes.
+    """
+
+    what: str
+    host: str
+    machine: str
+    process: int
+    started: str
+    since: float
+    token: str
+    beat: int = 0
+    share: float = 0.0
+    note: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.host} (process {self.process}) since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.since))}"
+        )
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether the process lives; None where only its signs of life can tell, as it is on another machine."""
+        if self.machine != _machine():
+            return None
+        return _start(self.process) == self.started
+
+
+class Lease:
+    """A lease that this process has; a context manager, at whose end it is given back."""
+
+    def __init__(self, file: Path, mine: Holder):
+        self._file, self._mine = file, mine
+        self._lost, self._over = False, threading.Event()
+        self._beaten = time.monotonic()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def say(self, share: float, note: str = "") -> None:
+        """Tell others how it goes.
+
+        Raises:
+          InputError: the lease is another's, since this process was suspended for so long that it counted as dead.
+        """
+        self._mine = replace(self._mine, share=share, note=note)
+        if time.monotonic() - self._beaten > SILENCE / 2:
+            self._beat()
+        if self._lost:
+            raise InputError(
+                f"{self._mine.what}: this process was silent for more than {SILENCE:.0f} s, and another one took its "
+                "work over; nothing is lost"
+            )
+
+    def release(self) -> None:
+        """Give it back."""
+        self._over.set()
+        self._thread.join()
+        with _guard(self._file.parent), contextlib.suppress(OSError):
+            if self._still_mine():
+                self._file.unlink()
+
+    def _live(self) -> None:
+        while not self._lost and not self._over.wait(BEAT):
+            self._beat()
+
+    def _beat(self) -> None:
+        # A full disk is no reason to stop: the next sign of life may come through.
+        with _guard(self._file.parent), contextlib.suppress(OSError):
+            if self._still_mine():
+                self._mine = replace(self._mine, beat=self._mine.beat + 1)
+                _write(self._file, self._mine)
+                self._beaten = time.monotonic()
+            else:
+                self._lost = True
+
+    def _still_mine(self) -> bool:
+        there = holder(self._file)
+        return there is not None and there.token == self._mine.token
+
+
+def take(
+    file: Path, what: str, wait: bool = False, told: Callable[[Holder], None] = lambda there: None
+) -> Lease | Holder:
+    """The lease `file`, or who has it.
+
+    Of a holder on another machine it takes up to SILENCE seconds to know whether it lives.
+
+    Args:
+      what: the unit, or "the study".
+      wait: until whoever has it gives it back or dies.
+      told: called once with each holder that is waited for, or watched for a sign of life.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    seen: Holder | None = None
+    since = time.monotonic()
+    while True:
+        silent = seen if seen and time.monotonic() - since > SILENCE else None
+        found = _try(file, what, silent)
+        if isinstance(found, Lease) or (found.alive and not wait):
+            return found
+        if not seen or found.token != seen.token:
+            told(found)
+        elif found.beat != seen.beat and not wait:
+            return found
+        if not seen or (found.token, found.beat) != (seen.token, seen.beat):
+            seen, since = found, time.monotonic()
+        time.sleep(0.2 if found.alive else 1.0)
+
+
+def holder(file: Path) -> Holder | None:
+    """Who has the lease `file` as far as the file tells; None where nobody has."""
+    try:
+        given = json.loads(file.read_text())
+        return Holder(**{each.name: given[each.name] for each in fields(Holder)})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def working(file: Path) -> Holder | None:
+    """Who works under the lease `file`; None where nobody does, or only a process that is known to be dead."""
+    there = holder(file)
+    return None if there is None or there.alive is False else there
+
+
+class Lookout:
+    """Looks at leases again and again, and so knows which of other machines' processes have fallen silent."""
+
+    def __init__(self) -> None:
+        self._signs: dict[Path, tuple[tuple[str, int], float]] = {}
+
+    def working(self, file: Path) -> Holder | None:
+        """As `working`; None also where the last sign of life was seen more than SILENCE seconds ago."""
+        there = working(file)
+        if there is None or there.alive:
+            return there
+        sign, now = (there.token, there.beat), time.monotonic()
+        last, since = self._signs.get(file, (None, now))
+        if sign != last:
+            self._signs[file] = sign, now
+            return there
+        return None if now - since > SILENCE else there
+
+
+def _try(file: Path, what: str, silent: Holder | None) -> Lease | Holder:
+    """Take the lease if it is free. silent: whoever was watched for long enough without a sign of life."""
+    with _guard(file.parent):
+        there = working(file)
+        if there and not (silent and (there.token, there.beat) == (silent.token, silent.beat)):
+            return there
+        me = os.getpid()
+        whose = what, platform.node(), _machine(), me, _start(me) or ""
+        mine = Holder(*whose, since=time.time(), token=uuid.uuid4().hex)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _write(file, mine)
+        except OSError as error:
+            raise InputError(
+                f"{file.parent.parent} cannot be written ({error.strerror or error}): make room there, or choose "
+                "another --workdir"
+            ) from None
+    return Lease(file, mine)
+
+
+@contextlib.contextmanager
+def _guard(folder: Path) -> Iterator[None]:
+    """Between looking at a lease and writing it, nobody else does. Without it where files cannot be locked."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(locked(folder / "leases"))
+        yield
+
+
+def _write(file: Path, mine: Holder) -> None:
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(asdict(mine)))
+
+
+@cache
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return platform.node()
+
+
+def _start(process: int) -> str | None:
+    """When a process of this machine began; empty where that cannot be known, None if it is dead."""
+    try:
+        # After the name in brackets: the state is the third field, the start in ticks since the boot the 22nd.
+        found = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return None if found[0] in "ZX" else found[19]
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass  # it is another user's
+    return ""
