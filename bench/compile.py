@@ -374,7 +374,7 @@ def _diversity(probe: str, mesh: Any) -> Made:
     from jaxdiv.task2vec import memory, program
 
     name, pixels, examples = probe.split()[0], PROBES[probe], WAYS * (SHOTS + QUERIES)
-    loaded = load_probe(name)
+    loaded = jax.eval_shape(partial(load_probe, name))  # shapes alone
     images = jax.ShapeDtypeStruct((examples, pixels, pixels, 3), np.float32)
     task = images, jax.ShapeDtypeStruct((examples,), np.int32), jax.ShapeDtypeStruct((2,), np.uint32)
     kind = jax.random.key_impl(jax.random.key(0))
