@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Float, Int, UInt8
 
 from jaxdiv.data.augment import Augmentation
+from jaxdiv.device_memory import usable_bytes
 from jaxdiv.errors import InputError, at_least
 
 # A TPU stores bytes in tiles of 8 rows by 128. What it gathers in whole tiles, it reads in place; of anything else it
@@ -248,9 +249,8 @@ def place(table: ImageTable, limit: int | None = None) -> ImageTable:
 
 
 def _usable_bytes(device: Any) -> int:
-    memory = device.memory_stats() or {}
-    if "bytes_limit" in memory:
-        return int(0.8 * memory["bytes_limit"])
+    if device.platform != "cpu":
+        return int(usable_bytes(device))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
 
 
