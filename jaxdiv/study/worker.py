@@ -1,5 +1,6 @@
 """Run one unit in a workdir: what every launcher does, in whatever process and on whatever machine."""
 
+import ast
 import contextlib
 import json
 import os
@@ -37,7 +38,7 @@ class Job:
     """A unit for another process, which makes the plan anew from the same configuration.
 
     Attributes:
-      config: the configuration as JSON.
+      config: the configuration as a Python literal, since JSON has no tuples.
       workdir: of the study.
       unit: NAME/DIGEST.
       folder: the folder that relative paths of the configuration begin at.
@@ -134,8 +135,7 @@ def perform(unit: Unit, progress: ProgressFn, again: bool = False) -> str | None
 
 def job(config: ConfigDict, workdir: Path, unit: Unit) -> Job:
     """A unit for another process."""
-    given = json.dumps(config.copy_and_resolve_references().to_dict())
-    return Job(given, str(workdir), unit_id(unit), os.getcwd())
+    return Job(repr(config.copy_and_resolve_references().to_dict()), str(workdir), unit_id(unit), os.getcwd())
 
 
 def failure(unit: Unit) -> str | None:
@@ -187,7 +187,7 @@ def all_here(where: str) -> None:
 
 @lru_cache(maxsize=1)  # a worker process runs many units of one study
 def _plan(config: str, workdir: str) -> Plan:
-    return planner.plan(door.read(ConfigDict(json.loads(config))), Path(workdir))
+    return planner.plan(door.read(ConfigDict(ast.literal_eval(config))), Path(workdir))
 
 
 def _both(first: ProgressFn, second: ProgressFn) -> ProgressFn:

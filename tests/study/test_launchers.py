@@ -135,6 +135,13 @@ def test_commands_are_a_script_of_every_unit_each_after_its_inputs(tmp_path):
     assert lines[1] == "# step 1 of 4: 3 units, at the same time or in any order"
 
 
+def test_another_process_plans_the_same_units_from_a_job(tmp_path):
+    given = tiny(**{"data.split.fractions": (0.5, 0.25, 0.25)})
+    plan = planner.plan(door.read(given), tmp_path)
+    theirs = worker._plan(worker.job(given, tmp_path, plan.units[0]).config, str(tmp_path))
+    assert [worker.unit_id(each) for each in theirs.units] == [worker.unit_id(each) for each in plan.units]
+
+
 def test_a_unit_of_other_settings_or_of_no_name_is_refused_in_a_line(tmp_path):
     plan = planner.plan(door.read(tiny()), tmp_path)
     unit_ = plan.units[0]
