@@ -188,16 +188,17 @@ def _read(base, pixels, settings, progress):
     facts = BASE_SETS[base]
     source = SOURCES[facts.source]
     data_dir = Path(settings.dir) if settings.dir else cache_folder() / "datasets"
-    records, archives = builders.prepare(
+    prepared = builders.prepare(
         facts.source, _archive_dir(settings), data_dir, settings.download, lambda share, note: progress(share / 2, note)
     )
+    records, archives = prepared
     where = " and ".join(archive["file"] for archive in archives)
     by_class: dict[str, list[tuple[str, int]]] = {}
     listed: dict[str, str] = {}
     seen_before: list[str] = []
     for start in range(0, len(records), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(records)))
-        for row, record in zip(rows, records.__getitems__(list(rows)), strict=True):
+        for row, record in zip(rows, prepared.at(rows), strict=True):
             label, file = record[facts.label].decode(), record["file"].decode()
             if settings.without_imagenet and PurePosixPath(file).name in facts.in_imagenet:
                 seen_before.append(file)
@@ -229,7 +230,7 @@ def _read(base, pixels, settings, progress):
         one = lambda record: decode(record["image"], f"{where}: {record['file'].decode()}")
         with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
             for start in range(0, len(order), _CHUNK):
-                yield np.stack(list(pool.map(one, records.__getitems__(order[start : start + _CHUNK]))))
+                yield np.stack(list(pool.map(one, prepared.at(order[start : start + _CHUNK]))))
                 progress(0.5 + start / len(order) / 2, f"{start} of {len(order)} images at {pixels} px")
 
     count = [len(by_class[label]) for label in kept]

@@ -9,8 +9,9 @@ own shuffling writer holds a set in memory, and beyond 1 GB needs TensorFlow: it
 """
 
 import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +23,10 @@ from jaxdiv.data.public.sources import Archive, Source, find, is_image, missing,
 from jaxdiv.data.registry import SOURCES
 from jaxdiv.download import differs, fetch
 from jaxdiv.errors import InputError
-from jaxdiv.files import locked, writing
+from jaxdiv.files import locked, replacing, writing
 
 VERSION = "1.0.0"
+_HASHES = "sha256.json"  # in a prepared set's folder: the sha256 of each of its other files
 _BATCH = 256  # records between two writes of TFDS's metadata
 
 
@@ -114,6 +116,17 @@ class Records(NamedTuple):
     records: Any  # TFDS's sequence of records, with `__getitems__` for many at once
     archives: list[dict[str, Any]]
 
+    def at(self, rows: Iterable[int]) -> list[dict[str, Any]]:
+        """Some of the records.
+
+        Raises:
+          InputError: the set's files are damaged.
+        """
+        try:
+            return self.records.__getitems__(list(rows))
+        except Exception as error:  # ArrayRecord and Protocol Buffers each have kinds of their own
+            raise _damaged(self.records.dataset_info.data_dir, error) from None
+
 
 def prepare(
     name: str,
@@ -142,25 +155,58 @@ def prepare(
         config_name += "_" + "_".join(sha256_of(path)[:12] for path in paths.values())
     config = _Config(config_name, source, paths, progress)
     folder = data_dir / "jaxdiv" / config_name / VERSION
-    with writing(data_dir, "`DataSettings.dir`"), locked(folder), _quiet():
-        builder = Jaxdiv(config=config, data_dir=data_dir)
-        if not builder.is_prepared():
-            if published:
-                for archive in source.archives:
-                    if archive.name in paths:
-                        _check(paths[archive.name], archive)
-            for archive in (lacking := missing(source, paths)):
-                config.paths[archive.name] = _download(archive, lacking, data_dir / "downloads" / name, progress)
-            for unfinished in folder.parent.glob("incomplete.*"):  # of a run that was killed
-                shutil.rmtree(unfinished)
-            builder.download_and_prepare(
-                file_format="array_record",
-                download_dir=data_dir / "downloads",
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
-        reader = tfds.builder_from_directory(folder)
-        records = reader.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
-    return Records(records, [dict(facts) for facts in reader.info.metadata["archives"]])
+    with _quiet():
+        # One that is there is used without a lock, so that it may be on a disk that cannot be written.
+        if not Jaxdiv(config=config, data_dir=data_dir).is_prepared():
+            with writing(data_dir, "`DataSettings.dir`"), locked(folder):
+                _make(config, data_dir, published, data_dir / "downloads" / name)
+        try:
+            _check_whole(folder)
+            reader = tfds.builder_from_directory(folder)
+            records = reader.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+            return Records(records, [dict(facts) for facts in reader.info.metadata["archives"]])
+        except Exception as error:  # as in `Records.at`
+            raise _damaged(folder, error) from None
+
+
+def _make(config: _Config, data_dir: Path, published: bool, downloads: Path) -> None:
+    """Make a set from its archives, unless another process has meanwhile."""
+    builder = Jaxdiv(config=config, data_dir=data_dir)
+    if builder.is_prepared():
+        return
+    source, paths = config.source, config.paths
+    if published:
+        for archive in source.archives:
+            if archive.name in paths:
+                _check(paths[archive.name], archive)
+    for archive in (lacking := missing(source, paths)):
+        config.paths[archive.name] = _download(archive, lacking, downloads, config.progress)
+    for unfinished in Path(builder.data_dir).parent.glob("incomplete.*"):  # of a run that was killed
+        shutil.rmtree(unfinished)
+    builder.download_and_prepare(
+        file_format="array_record",
+        download_dir=data_dir / "downloads",
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
+    made = Path(builder.data_dir)
+    hashes = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
+    with replacing(made / _HASHES) as temporary:
+        temporary.write_text(json.dumps(hashes))
+
+
+def _check_whole(folder: Path) -> None:
+    """Raise ValueError where a file of a prepared set is not as it was written: ArrayRecord reads what is left of one
+    that was cut as if it were all. Decoding takes many times longer than this."""
+    if not (folder / _HASHES).exists():
+        return  # of an earlier version, or of a run that was killed at its end
+    for name, known in json.loads((folder / _HASHES).read_bytes()).items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != known:
+            raise ValueError(f"{name} is not what was written")
+
+
+def _damaged(folder: str | Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return InputError(f"the prepared data set {folder} is damaged ({reason}): delete this folder, and run again")
 
 
 def _check(path: Path, archive: Archive) -> None:

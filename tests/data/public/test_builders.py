@@ -467,3 +467,26 @@ def test_killed_in_mid_prepare_and_run_again_it_gives_the_same_facts(tmp_path, m
     assert resumed["train"] == {"classes": 140, "images": 280}
     unfinished = [p for p in tmp_path.rglob("*") if "incomplete" in p.name or "unfinished" in p.name]
     assert not unfinished
+
+
+def test_a_cache_that_is_whole_is_used_without_a_lock_or_a_write(whole, monkeypatch):
+    """As on a disk that cannot be written."""
+    folder = Path(whole["dtd"].records.dataset_info.data_dir).parents[2]
+    monkeypatch.setattr(builders, "locked", lambda folder: pytest.fail("a lock was taken"))
+    official.make("dtd", folder.parent / "archives", 2, monkeypatch)
+    again = builders.prepare("dtd", folder.parent / "archives", folder)
+    assert len(again.records) == len(whole["dtd"].records) and again.archives == whole["dtd"].archives
+
+
+@pytest.mark.parametrize("kind", ["cut", "flipped", "missing"])
+def test_a_damaged_cache_is_named_with_what_to_do(whole, tmp_path, monkeypatch, kind):
+    folder = Path(whole["dtd"].records.dataset_info.data_dir).parents[2]
+    copy = shutil.copytree(folder, tmp_path / "data")
+    (file,) = copy.glob("jaxdiv/dtd*/*/*.array_record*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.unlink() if kind == "missing" else file.write_bytes(data if kind == "flipped" else data[: len(data) // 2])
+    official.make("dtd", tmp_path / "archives", 2, monkeypatch)
+    with pytest.raises(InputError, match=r"the prepared data set .*dtd.* is damaged \(.*delete this folder"):
+        found = builders.prepare("dtd", tmp_path / "archives", copy)
+        found.at(range(len(found.records)))
