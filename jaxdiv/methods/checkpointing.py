@@ -102,7 +102,11 @@ def open_checkpoints(folder: Path, run: Run, alone: bool = False) -> ocp.Checkpo
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoints looked at")
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=run, multiprocessing_options=_hosts(alone), create=not alone
+        preservation_policy=run,
+        multiprocessing_options=_hosts(alone),
+        create=not alone,
+        # Orbax reads the time of day: a clock that is set an hour ahead must not look like a save that takes so long.
+        async_options=ocp.AsyncOptions(timeout_secs=24 * 3600),
     )
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 

@@ -24,6 +24,13 @@ from jaxdiv.nets.precision import default_precision, full_precision
 
 TERMINATED = 143  # the exit code of a process that SIGTERM ended: 128 + 15
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a number out of its range. A rate of NaN would even refuse its own checkpoints."""
+        at_least(1, steps=self.steps, checkpoint_every=self.checkpoint_every)
+        at_least(0, warmup=self.warmup, validate_every=self.validate_every, patience=self.patience)
+        rates = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "grad_clip_norm", "minutes")}
+        within(0, MOST_RATE, **rates)
+
 
 @full_precision
 def train(
