@@ -20,19 +20,11 @@ from jaxdiv.methods.checkpointing import Run, open_checkpoints, restore, save
 from jaxdiv.methods.metrics import Diverged, Log
 from jaxdiv.methods.parallel import Agreement, own_copy, replicate, shard
 from jaxdiv.methods.step import TrainSettings, first_state, fit, update
-from jaxdiv.nets.precision import default_precision, full_precision
+from jaxdiv.nets.precision import default_precision
 
 TERMINATED = 143  # the exit code of a process that SIGTERM ended: 128 + 15
 
-    def __post_init__(self) -> None:
-        """Raise InputError for a number out of its range. A rate of NaN would even refuse its own checkpoints."""
-        at_least(1, steps=self.steps, checkpoint_every=self.checkpoint_every)
-        at_least(0, warmup=self.warmup, validate_every=self.validate_every, patience=self.patience)
-        rates = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "grad_clip_norm", "minutes")}
-        within(0, MOST_RATE, **rates)
 
-
-@full_precision
 def train(
     method: Method,
     sample: Callable[[PRNGKeyArray], PyTree],
