@@ -20,11 +20,12 @@ from jaxdiv.methods.checkpointing import Run, open_checkpoints, restore, save
 from jaxdiv.methods.metrics import Diverged, Log
 from jaxdiv.methods.parallel import Agreement, own_copy, replicate, shard
 from jaxdiv.methods.step import TrainSettings, first_state, fit, update
-from jaxdiv.nets.precision import default_precision
+from jaxdiv.nets.precision import default_precision, full_precision
 
 TERMINATED = 143  # the exit code of a process that SIGTERM ended: 128 + 15
 
 
+@full_precision
 def train(
     method: Method,
     sample: Callable[[PRNGKeyArray], PyTree],

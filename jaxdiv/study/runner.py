@@ -136,7 +136,7 @@ def _attempt(unit: Unit, watch: Watch, failures: list[dict[str, str]]) -> str | 
                 unit.execute(progress)
         except Diverged as error:
             reason = str(error)
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             raise InputError(f"{unit.name}: {_out_of_memory(unit)}") from None
