@@ -208,9 +208,8 @@ def damage(folder: Path, step: int) -> str | None:
         where = (folder / "checkpoints" / str(step) / "state").absolute()
         hosts = _hosts(alone=True)
         reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
-        tree = reader.metadata(where).tree
-        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         with _without_late_callbacks(), ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(where).tree)
             state = reading.restore(where, args=ocp.args.PyTreeRestore(restore_args=how))
         if _checksums(state) != record["arrays"]:
             return "is damaged (its arrays are not what was saved)"
