@@ -127,10 +127,11 @@ def peak_bytes(function: Callable[..., Any], *arguments: PyTree) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of XLA, in compiling or running, says that memory was short."""
+    """Whether an error of XLA, in compiling or running, or of the host says that memory was short."""
     text = str(error).lower()
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(
-        words in text for words in ("resource_exhausted", "out of memory", "ran out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and any(words in text for words in ("resource_exhausted", "out of memory", "ran out of memory"))
     )
 
 

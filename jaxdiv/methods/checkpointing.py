@@ -102,7 +102,11 @@ def open_checkpoints(folder: Path, run: Run, alone: bool = False) -> ocp.Checkpo
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoints looked at")
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=run, multiprocessing_options=_hosts(alone), create=not alone
+        preservation_policy=run,
+        multiprocessing_options=_hosts(alone),
+        create=not alone,
+        # Orbax reads the time of day: a clock that is set an hour ahead must not look like a save that takes so long.
+        async_options=ocp.AsyncOptions(timeout_secs=24 * 3600),
     )
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 
@@ -204,9 +208,8 @@ def damage(folder: Path, step: int) -> str | None:
         where = (folder / "checkpoints" / str(step) / "state").absolute()
         hosts = _hosts(alone=True)
         reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
-        tree = reader.metadata(where).tree
-        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         with _without_late_callbacks(), ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(where).tree)
             state = reading.restore(where, args=ocp.args.PyTreeRestore(restore_args=how))
         if _checksums(state) != record["arrays"]:
             return "is damaged (its arrays are not what was saved)"

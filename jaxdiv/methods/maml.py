@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.device_memory import Fit
-from jaxdiv.errors import InputError, at_least, check_known
+from jaxdiv.errors import MOST_RATE, InputError, at_least, check_known, within
 from jaxdiv.methods.base import Method, Metrics, Predict, accuracy, cross_entropy
 from jaxdiv.methods.parallel import mean_over_tasks
 from jaxdiv.nets.network import BATCH_NORM, Network, update_running
@@ -159,6 +159,7 @@ class MAML(Method):
 
     def __post_init__(self) -> None:
         at_least(0, inner_steps=self.inner_steps, tasks_at_once=self.tasks_at_once)
+        within(0, MOST_RATE, inner_lr=self.inner_lr)
         check_known("choice of inner_params", self.inner_params, INNER_PARAMS)
         check_known("batch-norm policy", self.batch_norm, BATCH_NORM)
         check_known("grad_reduction", self.grad_reduction, GRAD_REDUCTIONS)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxdiv.device_memory import Fit, choose, peak_bytes
+from jaxdiv.errors import MOST_RATE, at_least, within
 from jaxdiv.methods.base import Method, Metrics
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -46,6 +47,13 @@ class TrainSettings:
     validate_every: int = 0
     patience: int = 0
     minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a number out of its range. A rate of NaN would even refuse its own checkpoints."""
+        at_least(1, steps=self.steps, checkpoint_every=self.checkpoint_every)
+        at_least(0, warmup=self.warmup, validate_every=self.validate_every, patience=self.patience)
+        rates = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "grad_clip_norm", "minutes")}
+        within(0, MOST_RATE, **rates)
 
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jaxdiv.errors import check_known
+from jaxdiv.errors import check_known, within
 from jaxdiv.nets.conv4 import Conv4
 from jaxdiv.nets.norm import STATISTICS
 from jaxdiv.nets.precision import full_precision
@@ -97,10 +97,11 @@ def make_network(
       compute: `float32` or `bfloat16`, of the convolutions; parameters, statistics and head stay float32.
 
     Raises:
-      InputError: an unknown network or compute type.
+      InputError: an unknown network or compute type, or a dropout outside [0, 1).
     """
     check_known("network", name, NETS)
     check_known("compute type", compute, COMPUTE)
+    within(0, 1, dropout=dropout)
     dtype = COMPUTE[compute]
     module: nn.Module = (
         Conv4(ways, width, dtype)

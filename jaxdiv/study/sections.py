@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
 import numpy as np
 
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import MOST_RATE, InputError, unknown
 from jaxdiv.methods.maml import GRAD_REDUCTIONS, INNER_PARAMS
 from jaxdiv.methods.step import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
@@ -66,8 +66,6 @@ class OneOf:
 Seed = Annotated[int, Range(0, 2**32)]
 # A side in pixels: more would be asked for by mistake, and is refused before terabytes are.
 _MOST_PIXELS = 1025
-# Rates and the like are float32 on a device, where more is infinite.
-_FINITE = 3e38
 
 
 class Section:
@@ -223,7 +221,7 @@ class MethodSection(Section, abc.ABC):
     """How one method trains. `steps` is a setting of its own in what is trained (`stages.train.Spec`)."""
 
     steps: Annotated[int, Range(1)] = field(metadata=NO_RESULT)
-    learning_rate: Annotated[float, Range(0, _FINITE)]
+    learning_rate: Annotated[float, Range(0, MOST_RATE)]
 
     @property
     @abc.abstractmethod
@@ -259,7 +257,7 @@ class MAML(Episodic):
     """MAML of every order. `train_inner_steps` is part of the name of the method that is trained."""
 
     PATH: ClassVar[str] = "maml."
-    inner_lr: Annotated[float, Range(0, _FINITE)]
+    inner_lr: Annotated[float, Range(0, MOST_RATE)]
     train_inner_steps: Annotated[int, Range(0)] = field(metadata=NO_RESULT)
     inner_params: Annotated[str, OneOf("choice of maml.inner_params", INNER_PARAMS)]
     learn_inner_lr: bool
@@ -295,9 +293,9 @@ class Training(Section):
     optimizer: Annotated[str, OneOf("optimizer", OPTIMIZERS)]
     schedule: Annotated[str, OneOf("schedule", SCHEDULES)]
     warmup: Annotated[int, Range(0)]
-    weight_decay: Annotated[float, Range(0, _FINITE)]
-    grad_clip_norm: Annotated[float, Range(0, _FINITE)]
-    minutes: Annotated[float, Range(0, _FINITE)]
+    weight_decay: Annotated[float, Range(0, MOST_RATE)]
+    grad_clip_norm: Annotated[float, Range(0, MOST_RATE)]
+    minutes: Annotated[float, Range(0, MOST_RATE)]
     validate_every: Annotated[int, Range(0)]
     validation_tasks: Annotated[int, Range(2)] = field(metadata=NO_RESULT)
     patience: Annotated[int, Range(0)]

@@ -120,7 +120,7 @@ def perform(unit: Unit, progress: ProgressFn, again: bool = False) -> str | None
             # Hosts of one job train, test and embed together; what does not need them all is the first one's.
             if unit.stage in ("train", "evaluate", "embed", "select") or leads:
                 unit.execute(progress)
-        except (Diverged, InputError, jax.errors.JaxRuntimeError) as error:
+        except (Diverged, InputError, MemoryError, jax.errors.JaxRuntimeError) as error:
             reason = _reason(unit, error)
             if leads:
                 _note(unit, reason)
@@ -200,7 +200,7 @@ def _both(first: ProgressFn, second: ProgressFn) -> ProgressFn:
 
 def _reason(unit: Unit, error: Exception) -> str:
     """Why a unit failed, in a line. Raises the error itself where it is a mistake of the program."""
-    if not isinstance(error, jax.errors.JaxRuntimeError):
+    if not isinstance(error, (MemoryError, jax.errors.JaxRuntimeError)):
         return str(error)
     if not out_of_memory(error):
         raise error

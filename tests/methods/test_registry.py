@@ -7,6 +7,9 @@ import pytest
 
 from jaxdiv.errors import InputError
 from jaxdiv.methods import registry
+from jaxdiv.methods.maml import MAML
+from jaxdiv.methods.step import TrainSettings
+from jaxdiv.nets.network import make_network
 
 
 def test_maml_of_any_number_of_steps_is_a_method():
@@ -31,3 +34,19 @@ def test_the_registry_imports_no_jax():
     asked = "import sys, jaxdiv.methods.registry; print(sorted({'jax', 'flax', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: TrainSettings(1, learning_rate=float("nan")), "learning_rate"),
+        (lambda: TrainSettings(1, learning_rate=-0.1), "learning_rate"),
+        (lambda: TrainSettings(1, minutes=float("inf")), "minutes"),
+        (lambda: TrainSettings(0), "steps"),
+        (lambda: MAML(make_network("conv4", 5, 16, 4), inner_lr=float("nan")), "inner_lr"),
+        (lambda: make_network("conv4", 5, 16, 4, dropout=2.0), "dropout"),
+    ],
+)
+def test_a_number_that_would_poison_a_run_is_refused_when_it_is_given(make, name):
+    with pytest.raises(InputError, match=f"`{name}` is .*: it must be a"):
+        make()
