@@ -42,7 +42,7 @@ FIGURES = {
 _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     ("Not finished", (), ("unfinished",), ()),
     ("Diversity", (), ("table1",), ()),
-    ("Performance on diversity", (), ("table2",), ("correlations", "differences")),
+    ("Performance on diversity", (), ("table2", "shared_sets"), ("correlations", "differences")),
     ("Figures", ("figure1", "figure2", "figure3"), (), ()),
     ("Size, mixture and complexity", (), (), ("partial", "verdicts", "complexity", "complexity_benchmarks")),
     ("Against pre-training", ("figure4",), ("effect_size_trends",), ("effect_sizes",)),

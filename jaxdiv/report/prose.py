@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdiv.methods.registry import METHODS
-from jaxdiv.report.explanations import ceiling, confounding, controlled_effects, effect_sizes, support
+from jaxdiv.report.explanations import ceiling, confounding, controlled_effects, effect_sizes, shared_sets, support
 from jaxdiv.report.published import PAPER_CLAIM
 from jaxdiv.report.wording import (
     METRIC_NAMES,
@@ -66,6 +66,17 @@ def headline(
             if decided
             else f"No method's R² is significantly above another's ({comparisons})."
         )
+    for differing in (False, True):
+        lines = [row for row in found.shared_sets if row.metric == "accuracy" and row.p_value is not None]
+        if lines := [row for row in lines if bool(row.minus) is differing]:
+            cases = f"{sum(map(significant, lines)) or 'none'} of {many(len(lines), 'case')}"
+            text.append(
+                f"The difference of a method's accuracy from PT's changes significantly with diversity in {cases}, by "
+                "the same model."
+                if differing
+                else "These tests take benchmarks as independent, but some share data sets. By the model that allows "
+                f"for it, accuracy changes significantly with diversity in {cases} (a method on a test set)."
+            )
     if judged := [row.verdict for row in found.verdicts if row.metric == "accuracy" and row.verdict]:
         count = lambda *verdicts: sum(verdict in verdicts for verdict in judged)
         text.append(
@@ -178,6 +189,7 @@ def summary(
     controlled = {metric: [row for row in found.controlled if row.metric == metric] for metric in METRICS}
     effects = [f"{METRIC_NAMES[m].capitalize()}: {controlled_effects(rows)}" for m, rows in controlled.items() if rows]
     sections += [
+        ("Given that benchmarks share data sets", shared_sets(found.shared_sets, names)),
         ("Diversity, or size?", confounding(found, names)),
         (f"PT against {families}, on the same tasks", effect_sizes(found, names)),
         ("The controlled experiment", effects),

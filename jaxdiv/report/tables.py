@@ -42,6 +42,7 @@ from jaxdiv.report.wording import (
     p_cell,
     plain,
     r2_cell,
+    shared_sets_name,
     short,
 )
 from jaxdiv.stats.analysis import Analysis
@@ -52,6 +53,7 @@ from jaxdiv.stats.differences import Difference
 from jaxdiv.stats.effect_size import EffectSize
 from jaxdiv.stats.intervals import r2_interval
 from jaxdiv.stats.rows import METRICS, Point, Reason
+from jaxdiv.stats.shared_sets import SharedSetsLine
 
 TABLE1_COLUMNS = ("benchmark", "probe", "diversity", "ci_low", "ci_high", "tasks", "estimator")
 TABLE1_OPTIONAL = ("head", "distance", "noise_floor", "complexity", "true_diversity")
@@ -230,6 +232,26 @@ def differences_table(rows: Sequence[Difference], name: str = "differences", tit
     return _table(name, title or "Differences between methods' R²", text, columns, rows)
 
 
+def shared_sets_table(rows: Sequence[SharedSetsLine]) -> Table:
+    """The lines that know which benchmarks share data sets."""
+    columns = [
+        *(Column("method", shared_sets_name, number=False), _TEST, _METRIC, _N, count_column("sets", "sets")),
+        *(span_column("per +.1 of diversity [95%]", "effect", "low", "high", 3), count_column("df", "df")),
+        *(p_column("p", "p_value"), _HOLM, span_column("R² [95%]", "r2", "r2_low", "r2_high")),
+        *(value_column("sets' share of the rest", "sets_share"), _NOTE),
+    ]
+    text = (
+        "Benchmarks that share data sets are not independent; every other test of this report takes them as if they "
+        "were. Here every data set has an effect of its own, by its share in a benchmark (a mixed model). The change "
+        "of performance per .1 of diversity, with Kenward and Roger's interval; R² is the share of the variance over "
+        "benchmarks that diversity explains, and may differ from the R² of the line above. “A minus B” is about the "
+        "difference of two methods' performance, and its R² is that of A less that of B. Sets' share: how much of what "
+        "diversity leaves unexplained belongs to the data sets. Holm: over the rows of the same metric, test set and "
+        "kind (methods, or differences)."
+    )
+    return _table("shared_sets", "Performance on diversity, given that benchmarks share data sets", text, columns, rows)
+
+
 def published_table(rows: Sequence[Correlation]) -> Table:
     """The published R² under the tests that this report applies to its own."""
     text = (
@@ -373,6 +395,7 @@ def all_tables(found: Analysis, published: Published, numbers: Mapping[str, int]
         table2(found.correlations, r2_measured_alike(found.diversity, found.points)),
         points_table(found.points),
         *(correlations_table(found.correlations), differences_table(found.differences)),
+        shared_sets_table(found.shared_sets),
         *(published_table(published[0]), differences_table(published[1], "published_differences", title)),
         *(partial_table(found.partial), verdicts_table(found.verdicts)),
         *complexity_tables(found.complexity),

@@ -11,6 +11,7 @@ from jaxdiv.stats.controlled import ControlledEffect
 from jaxdiv.stats.correlation import Fit
 from jaxdiv.stats.effect_size import BASELINE, Comparison
 from jaxdiv.stats.rows import LEVEL, TEST_SETS, Note, Reason, in_order
+from jaxdiv.stats.shared_sets import SharedSetsLine
 from jaxdiv.task2vec.coefficient import DISTANCES
 
 DASH = "–"
@@ -47,6 +48,7 @@ REASONS = {
     Reason.NO_BENCHMARKS: "no benchmarks",
     Reason.TOO_FEW_TASKS: "{n}: no interval",
     Reason.SAME_TASKS: "no task differs from another: Cohen's d is undefined",
+    Reason.SETS_NOT_TOLD_APART: "undefined: {n} cannot tell the effects of the data sets from the rest",
     Reason.TOO_FEW_SUBSETS: "undefined: {n} cannot tell diversity from the rest",
 }
 
@@ -72,6 +74,11 @@ def effect_name(row: ControlledEffect) -> str:
     if row.minus:
         return f"{family_label(family(row.methods[0]))} minus {family_label(family(row.minus[0]))}"
     return method_name(row.methods[0]) if row.method else "all methods on average"
+
+
+def shared_sets_name(row: SharedSetsLine) -> str:
+    """Whose performance a line is about: a method's, or one's less another's."""
+    return f"{method_name(row.method)} minus {method_name(row.minus)}" if row.minus else method_name(row.method)
 
 
 def comparison_word(found: Comparison | None, method: str, baseline: str) -> str:

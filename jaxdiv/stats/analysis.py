@@ -21,9 +21,10 @@ from jaxdiv.stats.correlation import Correlation, Fit, correlations
 from jaxdiv.stats.differences import Difference, differences
 from jaxdiv.stats.effect_size import EffectSize, effect_size_trends, effect_sizes
 from jaxdiv.stats.rows import Point, from_json
+from jaxdiv.stats.shared_sets import SharedSetsLine, shared_sets
 
 # Raised with every change of what is computed or stored: the results of an older study are then computed again.
-STATISTICS = 5
+STATISTICS = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Analysis:
     points: tuple[Point, ...] = ()
     correlations: tuple[Correlation, ...] = ()
     differences: tuple[Difference, ...] = ()
+    shared_sets: tuple[SharedSetsLine, ...] = ()
     partial: tuple[PartialCorrelation, ...] = ()
     verdicts: tuple[SizeOrDiversity, ...] = ()
     complexity: MatchedComplexity = field(default_factory=MatchedComplexity)
@@ -72,7 +74,7 @@ def analyse(
       tested: one row per learner, seed and test set: a `Point` without what is known of its benchmark.
       norms: the Task2Vec norm of every task of a benchmark.
       per_task: accuracy task by task by (benchmark, method, test set), seeds averaged.
-      shares: the share of each data set in a benchmark's tasks.
+      shares: the share of each data set in a benchmark's tasks; a part of a set counts as that set.
       controlled: whether the benchmarks are subsets of one pool, chosen for their diversity.
     """
     measured = {row["benchmark"]: _of_benchmark(row) for row in diversity}
@@ -87,6 +89,7 @@ def analyse(
         points=points,
         correlations=tuple(correlations(points)),
         differences=tuple(differences(points)),
+        shared_sets=tuple(shared_sets(points)),
         partial=tuple(partial_correlations(points)),
         verdicts=tuple(size_or_diversity(points)),
         complexity=matched_complexity(points, norms),

@@ -111,7 +111,7 @@ def correlation(plan: Plan) -> Unit:
     """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
     measured = {name: unit for name, unit in plan.measured.items() if unit.done}
     tested = [unit for unit in plan.tested.values() if unit.done]
-    shares = {name: registry.shares(plan.study.source(name), plan.study.own) for name in plan.study.names}
+    shares = {name: data_shares(plan.study, name) for name in plan.study.names}
     spec = correlate.Spec(shares, controlled=plan.subsets is not None)
 
     def work(unit: Unit, progress: ProgressFn) -> Analysis:
@@ -123,6 +123,18 @@ def correlation(plan: Plan) -> Unit:
         return correlate.run(spec, inputs, progress)
 
     return Unit("correlate", spec, work, plan.workdir / "units", (*measured.values(), *tested))
+
+
+def data_shares(study: Study, benchmark: str) -> dict[str, float]:
+    """The share of each data set in a benchmark's tasks. The user's sets of one path are one set."""
+    first: dict[str, str] = {}
+    for base in sorted(study.own, key=lambda name: (len(name), name)):
+        first.setdefault(study.own[base].path, base)
+    found: dict[str, float] = {}
+    for base, share in registry.shares(study.source(benchmark), study.own).items():
+        whole = first[study.own[base].path] if base in study.own else base
+        found[whole] = found.get(whole, 0.0) + share
+    return found
 
 
 def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[str, str]] = ()) -> Unit:

@@ -13,6 +13,7 @@ from jaxdiv.stats.correlation import Correlation, Fit
 from jaxdiv.stats.differences import Difference, from_summaries
 from jaxdiv.stats.effect_size import Comparison, EffectSize
 from jaxdiv.stats.rows import Note, Point, Reason
+from jaxdiv.stats.shared_sets import SharedSetsLine
 
 
 def row(method="pt", metric="accuracy", test_set="own", **more):
@@ -250,3 +251,19 @@ def test_a_note_says_how_many_of_what_its_row_counts():
     assert wording.note_text(Note(Reason.SAME_Y), row(metric="loss")) == (
         "undefined: all 12 benchmarks have the same cross-entropy"
     )
+
+
+def test_where_benchmarks_share_sets_the_report_says_which_test_allows_for_it():
+    usual = {"effect": 0.031, "low": 0.01, "high": 0.052, "p_value": 0.006, "p_holm": 0.012}
+    line = SharedSetsLine("pt", "accuracy", "own", 36, 7, **usual)
+    apart = replace(line, method="ho_maml_5", minus="pt", effect=-0.004, low=-0.01, high=0.002, p_value=0.1, p_holm=0.1)
+    parts = {"correlations": [row()], "shared_sets": [line, apart]}
+    assert words(**parts)["Given that benchmarks share data sets"] == [
+        "Accuracy, own test split: +.1 of diversity changes it significantly for PT +.031 [.010, .052].",
+        "Accuracy, own test split: No significant effect of +.1 of diversity for HO-MAML 5 steps minus PT "
+        "-.004 [-.010, .002].",
+    ]
+    said = " ".join(prose.headline(analysis_of(**parts)))
+    assert "take benchmarks as independent, but some share data sets" in said
+    assert "accuracy changes significantly with diversity in 1 of 1 case" in said and "in none of 1 case" in said
+    assert "share data sets" not in " ".join(prose.headline(analysis_of(correlations=[row()])))

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from test_study import tiny
 
+from jaxdiv.configs import replication
 from jaxdiv.errors import InputError
 from jaxdiv.methods.checkpointing import Run, latest_step
 from jaxdiv.study import config as door
@@ -326,3 +327,11 @@ def test_what_leaves_no_task_is_said_before_anything_is_written(tmp_path, fields
         with pytest.raises(InputError, match=words):
             action(study(**fields), tmp_path / "w", (*WORK, "select"), Console(quiet=True))
         assert not (tmp_path / "w").exists()
+
+
+def test_parts_of_one_file_count_as_that_set_in_what_benchmarks_share():
+    study = door.read(replication.get_config("somewhere"))
+    shares = {name: planner.data_shares(study, name) for name in study.names}
+    assert shares["characters-malayalam"] == shares["characters"] == {"characters": 1.0}
+    assert shares["mini+tiny"] == {"mini": 0.5, "tiny": 0.5} and shares["tiny-animals"] == {"tiny": 1.0}
+    assert len({name for share in shares.values() for name in share}) == 7

@@ -17,7 +17,7 @@ class Spec:
     """How the benchmarks relate.
 
     Attributes:
-      shares: the share of each base set in a benchmark's tasks.
+      shares: the share of each data set in a benchmark's tasks; parts of a set count as that set.
       controlled: whether the benchmarks are subsets of one pool.
       statistics: which version of what is computed.
     """
