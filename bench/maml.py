@@ -157,7 +157,7 @@ def _jax_side(side: str, job: Job):
     side_of_map = layouts.last_map(job.net, job.pixels)
     net = _textbook(job) if side == "textbook JAX" else _ours(job)
     apply = lambda params, images: net.apply({"params": params}, images, mutable=["batch_stats"])[0][0]
-    how = dict(remat=side == "jaxdiv remat", vmap=side == "textbook JAX")
+    how = dict(remat=side == "jaxdiv remat", tasks_at_once=len(job.arrays[0]) if side == "textbook JAX" else 1)
     meta_gradient = jax.jit(
         lambda params, tasks, steps: maml.meta_gradient(
             apply, params, tasks, steps, RATE, first_order=job.first_order, **how

@@ -23,8 +23,11 @@ install_import_hook("jaxdiv", "beartype.beartype(conf=beartype.BeartypeConf(is_p
 LONGEST = ("test_study.py", "test_resume.py", "test_notebook.py", "test_maml_peers.py", "test_package.py")
 
 
-def pytest_collection_modifyitems(items):
-    """The longest files first: one of them at the end would leave the other cores idle."""
+def pytest_collection_modifyitems(config, items):
+    """The longest files first: one at the end would leave the other cores idle. Slow ones only where asked for."""
+    for item in items:
+        if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="minutes of work: run with -m slow"))
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
