@@ -14,7 +14,8 @@ from jaxdiv.report.plotting import plot_data
 from jaxdiv.report.prose import headline, so_far, summary
 from jaxdiv.report.published import PAPER_BENCHMARKS, PAPER_TABLE2, r2_measured_alike
 from jaxdiv.report.renderers import to_csv, to_latex, to_terminal
-from jaxdiv.report.tables import all_tables, table1, table2, unfinished_table
+from jaxdiv.report.tables import all_tables, table1, table2
+from jaxdiv.report.unfinished import unfinished_table
 from jaxdiv.report.wording import family_names, listed
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.stats.differences import from_summaries

@@ -17,9 +17,9 @@ from jaxdiv.report.columns import (
 )
 from jaxdiv.report.prose import Published, true_beside_measured
 from jaxdiv.report.published import (
-    PAPER_BENCHMARKS,
     PAPER_TABLE1,
     PAPER_TABLE2,
+    PAPERBENCHMARKS,
     measured_alike,
     paper_diversity,
     r2_measured_alike,
@@ -66,7 +66,7 @@ POINTS_COLUMNS = (
 
 _METHOD = Column("method", lambda row: method_name(row.method), number=False)
 _METRIC = Column("metric", lambda row: METRIC_NAMES[row.metric], number=False)
-_TEST, _BENCHMARK = words_column("test set", "test_set"), words_column("benchmark", "benchmark")
+_TEST, BENCHMARK = words_column("test set", "test_set"), words_column("benchmark", "benchmark")
 _NOTE = Column("note", notes_text, number=False)
 _N, _R2, _HOLM = count_column("n", "n"), Column("R² [95%]", r2_cell), p_column("p, Holm", "p_holm")
 _WHICH = (_METHOD, _TEST, _METRIC, _N)
@@ -99,7 +99,7 @@ def table1(rows: Sequence[Mapping[str, Any]], numbers: Mapping[str, int] | None 
 
     columns = [
         Column("#", lambda row: str(numbers.get(row["benchmark"], "")), least=96),
-        _BENCHMARK,
+        BENCHMARK,
         value_column(
             "diversity, measured" if known else "diversity", "diversity", 4, brief="measured" if known else ""
         ),
@@ -147,7 +147,7 @@ def table2(correlations: Sequence[Fit], alike: bool = False) -> Table:
     )
     if alike:
         text += (
-            f" Paper: the published R² over {PAPER_BENCHMARKS} benchmarks; its interval was not published and is "
+            f" Paper: the published R² over {PAPERBENCHMARKS} benchmarks; its interval was not published and is "
             "computed here from R² and n. Its test set and its training may differ."
         )
     title, records = "Table 2. R² of performance on diversity", list(map(record, correlations))
@@ -163,14 +163,14 @@ def _published(row: Fit) -> str:
     published = PAPER_TABLE2.get(row.method)
     if not published:
         return ""
-    low, high = r2_interval(math.sqrt(published[row.metric]), PAPER_BENCHMARKS)
+    low, high = r2_interval(math.sqrt(published[row.metric]), PAPERBENCHMARKS)
     return f"{short(published[row.metric], 3)} [{short(low)}, {short(high)}]"
 
 
 def points_table(points: Sequence[Point]) -> Table:
     """Every trained learner on every test set."""
     columns = [
-        *(_BENCHMARK, _METHOD, count_column("seed", "seed"), _TEST, value_column("diversity", "diversity", 4)),
+        *(BENCHMARK, _METHOD, count_column("seed", "seed"), _TEST, value_column("diversity", "diversity", 4)),
         Column("accuracy", lambda row: _plus_minus(row, "accuracy")),
         Column("cross-entropy", lambda row: _plus_minus(row, "loss")),
         *(count_column("train images", "train_images"), count_column("train classes", "train_classes")),
@@ -255,7 +255,7 @@ def shared_sets_table(rows: Sequence[SharedSetsLine]) -> Table:
 def published_table(rows: Sequence[Correlation]) -> Table:
     """The published R² under the tests that this report applies to its own."""
     text = (
-        f"The published R² as summaries of {PAPER_BENCHMARKS} benchmarks; the points themselves were never published. "
+        f"The published R² as summaries of {PAPERBENCHMARKS} benchmarks; the points themselves were never published. "
         "p against zero, and corrected (Holm) for all of them."
     )
     return _table("published", "The paper's Table 2 under the same tests", text, (_METHOD, _METRIC, *_ROW[3:]), rows)
@@ -303,7 +303,7 @@ def complexity_tables(found: MatchedComplexity) -> list[Table]:
     most = short(found.largest_d)
     text = f"Only benchmarks whose mean Task2Vec norms differ pairwise by a Cohen's d of at most {most}."
     each = [
-        _BENCHMARK,
+        BENCHMARK,
         span_column("complexity [95%]", "complexity", "low", "high", 4),
         yes_column("matched", "matched"),
     ]
@@ -318,7 +318,7 @@ def effect_tables(rows: Sequence[EffectSize], trends: Sequence[Fit]) -> list[Tab
     families = listed(family_names(row.method for row in rows))
     told = lambda key: lambda row: comparison_word(getattr(row, key), row.method, row.baseline)
     columns = [
-        *(_BENCHMARK, _METHOD, _TEST, count_column("tasks", "tasks"), value_column("diversity", "diversity", 3)),
+        *(BENCHMARK, _METHOD, _TEST, count_column("tasks", "tasks"), value_column("diversity", "diversity", 3)),
         span_column("difference [95%]", "difference", "low", "high", 3),
         *(
             span_column("Cohen's d [95%]", "d", "d_low", "d_high"),
@@ -367,24 +367,6 @@ def controlled_table(rows: Sequence[ControlledEffect]) -> Table:
 
 def _mean_of(level: str) -> Callable[[Any], str]:
     return lambda row: short(row.means.get(level), 3)
-
-
-def unfinished_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What of a study is not finished. rows: as `unfinished` of `report.write_report`."""
-    names = [name for name in (rows[0] if rows else ()) if name != "benchmark"]
-
-    def cell(name: str) -> Callable[[Any], str]:
-        def text(row: Any) -> str:
-            done, of = row[name]
-            return "done" if done == of else "unfinished" if not done else f"unfinished: {done} of {of}"
-
-        return text
-
-    heading = lambda name: name if name == "diversity" else method_name(name)
-    columns = [_BENCHMARK, *(Column(heading(name), cell(name), number=False) for name in names)]
-    records = [{"benchmark": row["benchmark"], **{name: cell(name)(row) for name in names}} for row in rows]
-    text = "What is not finished is missing from everything else here."
-    return Table("unfinished", "What is finished", text, columns, rows, records, ["benchmark", *names])
 
 
 def all_tables(found: Analysis, published: Published, numbers: Mapping[str, int]) -> dict[str, Table]:
