@@ -138,7 +138,7 @@ def test_a_file_of_splits_or_fractions_that_cannot_be_used_are_said_before_anyth
 )
 def test_a_generated_benchmark_of_no_images_is_said_before_anything_is_written(tmp_path, given):
     line = refused(tmp_path / "w", methods=(), **{f"data.{name}": value for name, value in given.items()})
-    assert "--config.data.classes is (" in line and "--config.data.images_per_class " in line
+    assert f"--config.data.{next(iter(given))} is " in line
     assert "`DataSettings.classes` is (" in said(lambda: check_inputs("gauss-0.1", DataSettings(**given)))
 
 

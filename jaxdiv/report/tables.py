@@ -19,7 +19,7 @@ from jaxdiv.report.prose import Published, true_beside_measured
 from jaxdiv.report.published import (
     PAPER_TABLE1,
     PAPER_TABLE2,
-    PAPERBENCHMARKS,
+    PAPER_BENCHMARKS,
     measured_alike,
     paper_diversity,
     r2_measured_alike,
@@ -147,7 +147,7 @@ def table2(correlations: Sequence[Fit], alike: bool = False) -> Table:
     )
     if alike:
         text += (
-            f" Paper: the published R² over {PAPERBENCHMARKS} benchmarks; its interval was not published and is "
+            f" Paper: the published R² over {PAPER_BENCHMARKS} benchmarks; its interval was not published and is "
             "computed here from R² and n. Its test set and its training may differ."
         )
     title, records = "Table 2. R² of performance on diversity", list(map(record, correlations))
@@ -163,7 +163,7 @@ def _published(row: Fit) -> str:
     published = PAPER_TABLE2.get(row.method)
     if not published:
         return ""
-    low, high = r2_interval(math.sqrt(published[row.metric]), PAPERBENCHMARKS)
+    low, high = r2_interval(math.sqrt(published[row.metric]), PAPER_BENCHMARKS)
     return f"{short(published[row.metric], 3)} [{short(low)}, {short(high)}]"
 
 
@@ -255,7 +255,7 @@ def shared_sets_table(rows: Sequence[SharedSetsLine]) -> Table:
 def published_table(rows: Sequence[Correlation]) -> Table:
     """The published R² under the tests that this report applies to its own."""
     text = (
-        f"The published R² as summaries of {PAPERBENCHMARKS} benchmarks; the points themselves were never published. "
+        f"The published R² as summaries of {PAPER_BENCHMARKS} benchmarks; the points themselves were never published. "
         "p against zero, and corrected (Holm) for all of them."
     )
     return _table("published", "The paper's Table 2 under the same tests", text, (_METHOD, _METRIC, *_ROW[3:]), rows)

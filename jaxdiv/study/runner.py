@@ -79,7 +79,7 @@ def run(
             launcher = launch(plan.study)
             if launcher is None:
                 _say_platforms(plan, todo, console)
-            failures += Work(plan, todo, launcher, config, console).done()
+            failures += Work(plan, list(todo), launcher, config, console).done()
             # Where an input was made again and says something else, what was computed from it is made again too.
             ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
             todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]

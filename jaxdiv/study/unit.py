@@ -169,7 +169,8 @@ class Unit:
             for name in ("settings.json", "result.json", "arrays.npz"):
                 if (self.folder / name).is_dir():  # in the way of a file, which would be known hours later
                     shutil.rmtree(self.folder / name)
-            _write(self.folder / "settings.json", self._identity)
+            if not self.at:
+                _write(self.folder / "settings.json", self._identity)
             self.on_begin(self)
 
     def execute(self, progress: ProgressFn) -> None:
