@@ -17,9 +17,9 @@ from jaxdiv.report.columns import (
 )
 from jaxdiv.report.prose import Published, true_beside_measured
 from jaxdiv.report.published import (
+    PAPER_BENCHMARKS,
     PAPER_TABLE1,
     PAPER_TABLE2,
-    PAPER_BENCHMARKS,
     measured_alike,
     paper_diversity,
     r2_measured_alike,
