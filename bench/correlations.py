@@ -2,6 +2,8 @@
 
     PYTHONPATH=. python bench/correlations.py [--replicates=1000] [--draws=500]
 
+`bench/shared_sets.py` has benchmarks that share data sets.
+
 Diversity and performance of n benchmarks are drawn from a bivariate normal population with a given R²; with noise
 of known size added to both (reliability .95 each, so R² as measured is .9 of R² without noise); or as exponentials of
 normal ones: of z/4 (skewness .78; that of the paper's Table 1 is .2) and, to see what breaks, of z/2 (1.75). Prints
