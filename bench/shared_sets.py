@@ -114,7 +114,7 @@ def robust(x: np.ndarray, y: np.ndarray, design: Design) -> Interval:
 def given_shares(x: np.ndarray, y: np.ndarray, design: Design) -> Interval:
     """The sets' effects as fixed ones: the slope among benchmarks of equal shares."""
     columns = np.column_stack([design.shares, x])
-    found, _, rank, _ = np.linalg.lstsq(columns, y)
+    found, _, rank, _ = np.linalg.lstsq(columns, y, rcond=None)
     left, df = y - columns @ found, design.n - rank
     return t_interval(found[-1], math.sqrt(left @ left / df * np.linalg.pinv(columns.T @ columns)[-1, -1]), df)
 

@@ -121,7 +121,7 @@ def mixed_line(
         return None
     constant = np.ones((n, 1))
     design = np.column_stack([constant, x - x.mean()])
-    left = y - design @ np.linalg.lstsq(design, y)[0]
+    left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     if np.abs(left).max() <= 1e-12 * np.abs(y).max():
         return None
     found, of_x = reml(design, y, shares), reml(constant, x, shares)

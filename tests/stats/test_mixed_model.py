@@ -24,8 +24,8 @@ def test_diversity_that_varies_within_sets_alone_has_the_within_sets_slope_and_i
     x = np.tile([-2.0, -1, 0, 1, 2], 6)
     y = 0.3 * x + BLOCKS @ rng.normal(0, 3, 6) + rng.normal(size=30)
     design = np.column_stack([BLOCKS, x])
-    slope = np.linalg.lstsq(design, y)[0][-1]
-    residual = y - design @ np.linalg.lstsq(design, y)[0]
+    slope = np.linalg.lstsq(design, y, rcond=None)[0][-1]
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     error = np.sqrt(residual @ residual / (30 - 7) / (x @ x))
     line = mixed_line(x, y, BLOCKS)
     assert line.slope == pytest.approx(slope) and line.error == pytest.approx(error, rel=1e-4)

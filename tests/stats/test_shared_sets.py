@@ -41,7 +41,7 @@ def test_every_method_has_a_line_and_every_other_one_a_line_less_pre_training():
     assert {(row.n, row.sets) for row in rows} == {(21, 6)}
     pt, maml, protonet, *_ = rows
     assert pt.low < 0 < pt.high and maml.effect == pytest.approx(0.1, abs=0.01)
-    assert 0.19 < protonet.low < 0.2 < protonet.high < 0.21 and protonet.r2 > 0.95
+    assert 0.19 < protonet.low < 0.2 < protonet.high < 0.22 and protonet.r2 > 0.95
 
 
 def test_the_line_of_a_difference_is_that_of_performance_less_pre_trainings():
