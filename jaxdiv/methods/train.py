@@ -67,7 +67,7 @@ def train(
     start = time.monotonic()
     with (
         open_checkpoints(folder, run) as manager,
-        _sigterm() as terminated,
+        sigterm() as terminated,
         Log(folder, manager.latest_step, progress) as log,
     ):
         step = manager.latest_step() or 0
@@ -153,7 +153,7 @@ def _check_params(params: PyTree, step: int) -> None:
 
 
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
+def sigterm() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, as pre-emptible machines send it; the handler before is put back at the end."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

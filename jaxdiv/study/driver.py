@@ -1,16 +1,15 @@
 """The driver of a study: units handed out as their inputs are done, to this process or to a launcher."""
 
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxdiv.methods.checkpointing import latest_step
+from jaxdiv.methods.train import TERMINATED, sigterm
 from jaxdiv.study import checks, lease, worker
 from jaxdiv.study.launchers import Handle, Launcher
 from jaxdiv.study.planner import Plan
@@ -18,7 +17,6 @@ from jaxdiv.study.progress import Watch
 from jaxdiv.study.unit import Unit
 from jaxdiv.study.worker import Outcome
 
-TERMINATED = 143  # the exit code of a process that SIGTERM ended
 _LATE = 90.0  # seconds after which a result that was written elsewhere must be seen here
 _LOOK_EVERY = 0.2  # seconds between two looks at what runs elsewhere
 
@@ -30,7 +28,7 @@ class Work:
     Attributes:
       waiting: units to run, each after its inputs.
       launcher: runs them elsewhere; None: this process does.
-      config: what the plan was made from, for the processes that make it anew.
+      config: the configuration behind the plan; each worker process makes its own plan from it.
       running: by name, the unit and what the launcher gave for it.
       failed: why, by name.
       deaths: by name, how many processes died without getting further, and at which step of training.
@@ -53,7 +51,7 @@ class Work:
         """Run them all. Returns the units that failed in a way that must not cost the others, and why."""
         with Watch(self.console, self.waiting, self.launcher.at_once if self.launcher else 1) as self.watch:
             if self.launcher:
-                with contextlib.closing(self.launcher), _sigterm() as terminated:
+                with contextlib.closing(self.launcher), sigterm() as terminated:
                     self._elsewhere(self.launcher, terminated)
             else:
                 self._here()
@@ -142,17 +140,3 @@ class Work:
             self.failed[unit.name] = reason
         elif unit.stage == "prepare" and not any(each.stage == "prepare" for each in self.waiting):
             checks.check_sizes(self.plan, self.waiting)
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -35,7 +35,7 @@ _FAILED = "failed.json"  # in a unit's folder: why its last try failed
 
 @dataclass(frozen=True)
 class Job:
-    """A unit for another process, which makes the plan anew from the same configuration.
+    """A unit for another process, which makes the plan again from the same configuration.
 
     Attributes:
       config: the configuration as a Python literal, since JSON has no tuples.
