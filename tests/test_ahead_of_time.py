@@ -45,6 +45,7 @@ def test_drawing_tasks_and_batches_copies_no_table(compiled):
         assert row["temporaries"] < 0.1e9 and row["bytes"] < 1e9
 
 
+@pytest.mark.slow  # ResNet-12 compiles for minutes
 def test_evaluating_resnet12_at_84_px_fits_a_v5e_by_default(compiled):
     """25 tasks at once, as the package had it, need 17.75 GiB of 15.75."""
     (row,) = compiled("evaluation", "resnet12", "fo_maml_10")

@@ -55,7 +55,8 @@ def draw(numbers: Float[Array, " numbers"], kind: Augmentation, pixels: int) -> 
     areas, ratios, place, move, flip, order, factors = jnp.split(
         numbers, [_ATTEMPTS, 2 * _ATTEMPTS, 2 * _ATTEMPTS + 2, _NUMBERS - 7, _NUMBERS - 6, _NUMBERS - 3]
     )
-    between = lambda number, low, high: low + number * (high - low)
+    # In float32 under JAX_ENABLE_X64 too, here and below, so that the same key draws the same.
+    between = lambda number, low, high: (low + number * (high - low)).astype(jnp.float32)
     area = jnp.float32(pixels) ** 2 * between(areas, kind.scale, 1.0)
     ratio = jnp.exp(between(ratios, math.log(3 / 4), math.log(4 / 3)))
     sizes = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1)).astype(jnp.int32)
@@ -87,16 +88,17 @@ def resample(image: UInt8[Array, "h w c"], drawn: Draw) -> Float[Array, "h w c"]
     turned = jnp.swapaxes(image, 0, 1)
     lower, upper = turned[column[0]].astype(jnp.float32), turned[column[1]].astype(jnp.float32)
     weight, inside = column_weight[:, None, None], column_inside[:, None, None]
-    image = jnp.swapaxes((lower + weight * (upper - lower)) * (inside / 255), 0, 1)
+    image = jnp.swapaxes((lower + weight * (upper - lower)) * (inside.astype(jnp.float32) / 255), 0, 1)
     weight, inside = row_weight[:, None, None], row_inside[:, None, None]
     return image[row[0]] * ((1 - weight) * inside) + image[row[1]] * (weight * inside)
 
 
 def _neighbours(start, size, shift, flip, side):
     """Of each output pixel along an axis: its two input pixels [2, side], the second's weight, whether it is inside."""
-    at = jnp.arange(side)
+    at = jnp.arange(side, dtype=jnp.int32)
     at = jnp.where(flip, at[::-1], at) + shift
-    source = jnp.clip((at + 0.5) * (size / side) - 0.5, 0, size - 1) + start
+    scale = size.astype(jnp.float32) / side
+    source = jnp.clip((at.astype(jnp.float32) + 0.5) * scale - 0.5, 0, size - 1) + start
     low = jnp.floor(source).astype(jnp.int32)
     return jnp.stack([low, jnp.minimum(low + 1, side - 1)]), source - low, (at >= 0) & (at < side)
 

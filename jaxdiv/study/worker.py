@@ -205,11 +205,12 @@ def _reason(unit: Unit, error: Exception) -> str:
     if not out_of_memory(error):
         raise error
     device = jax.local_devices()[0]
-    section = entry(unit.spec.method).section if unit.stage == "train" else ""
+    method = entry(unit.spec.method) if unit.stage == "train" else None
+    section = method.section if method else ""
     same = [] if device.platform == "cpu" or section == "pt" else ["--config.compute.tasks_at_once=1"]
     if unit.stage in ("select", "embed"):
         same.append("--config.probe.chunk=1")
-    if section == "maml":
+    if method and method.fields.get("first_order") is False:
         same.append("--config.maml.remat=true")
     if section:
         other = f"--config.{section}.{'batch_size' if section == 'pt' else 'meta_batch'}"

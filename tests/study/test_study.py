@@ -76,6 +76,13 @@ def tables(workdir):
     return {name: (workdir / "report" / name).read_bytes() for name in ("table1.csv", "table2.csv", "points.csv")}
 
 
+def begun_from(finished, workdir, *units):
+    """A finished study in another workdir, where these units and all reports are still to come."""
+    shutil.copytree(finished, workdir, dirs_exist_ok=True)
+    for folder in (*(f"units/{unit}" for unit in units), "report"):
+        shutil.rmtree(workdir / folder)
+
+
 def check_one_line(done, *words):
     """Exit code 1 and one line, no traceback, which has every one of `words`."""
     assert done.returncode == 1, done.stdout + done.stderr
@@ -141,6 +148,7 @@ def test_a_second_run_does_nothing_again_and_shows_the_tables(finished, cache):
 
 
 def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished, cache, tmp_path):
+    begun_from(finished, tmp_path, "train/gauss-0.5", "evaluate", "correlate")
     line = command(tmp_path, "--stages=prepare,train")  # the other links can wait for the second run
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(cache))
     unit = tmp_path / "units/train/gauss-0.5/fo_maml_5/seed0"
@@ -174,9 +182,9 @@ def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cach
     assert (metrics.parent / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
 
 
-def test_a_nan_ends_its_unit_keeps_the_others_and_fails(cache, tmp_path):
-    config = {**TINY, "maml.inner_lr": 1e30, "methods": "('fo_maml_5','pt')"}
-    done = launch(cache, tmp_path, config=config)
+def test_a_nan_ends_its_unit_keeps_the_others_and_fails(finished, cache, tmp_path):
+    begun_from(finished, tmp_path, "train/gauss-0.1/pt", "evaluate", "correlate")
+    done = launch(cache, tmp_path, config={**TINY, "maml.inner_lr": 1e30, "methods": "('fo_maml_5','pt')"})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "train/gauss-0.1/fo_maml_5/seed0: the loss is nan at step" in done.stdout
     points = list(csv.DictReader((tmp_path / "report" / "points.csv").open()))
@@ -316,9 +324,9 @@ def test_cut_benchmarks_are_all_of_one_size_and_a_pools_subsets_are_what_was_cho
 
 
 def test_out_of_memory_names_first_what_changes_no_result(tmp_path):
-    config = tiny(**{"methods": ("fo_maml_5",), "benchmarks": ("gauss-0.1",), "maml.meta_batch": 10**7})
+    config = tiny(**{"methods": ("ho_maml_5",), "benchmarks": ("gauss-0.1",), "maml.meta_batch": 10**7})
     words = (
-        "train/gauss-0.1/fo_maml_5/seed0: out of memory .* --config.maml.remat=true, which changes no .*maml.meta_batch"
+        "train/gauss-0.1/ho_maml_5/seed0: out of memory .* --config.maml.remat=true, which changes no .*maml.meta_batch"
     )
     with pytest.raises(InputError, match=words):
         runner.run(config, tmp_path, ("prepare", "train"), Console(quiet=True))
