@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its packages load when they are first used
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import special
 
 from jaxdiv.stats.regression import varies
 
@@ -89,7 +90,7 @@ def reml(
     grid = np.linspace(math.log(_SMALLEST_RATIO), math.log(_LARGEST_RATIO), 40)
     start = grid[int(np.argmin(deviance(np.exp(grid))))]
     ends = (start - (grid[1] - grid[0]), start + (grid[1] - grid[0]))
-    best = optimize.minimize_scalar(lambda log: float(deviance(math.exp(log))), bounds=ends, method="bounded")
+    best = scipy.optimize.minimize_scalar(lambda log: float(deviance(math.exp(log))), bounds=ends, method="bounded")
     ratio = math.exp(best.x) if best.fun < deviance(0.0) else 0.0
     own = float(np.mean(squares / (1 + ratio * spread)))
     inverse = np.linalg.inv(own * (ratio * kernels[0] + kernels[1]))
