@@ -63,7 +63,7 @@ def run(
     with contextlib.ExitStack() as stack:
         if leads:
             if todo:
-                stack.enter_context(_driver(workdir, console))
+                stack.enter_context(lease.driving(workdir / "running" / "driver.json", waiting_for(console)))
             for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
                 console.print(line, highlight=False, markup=False)
             if not set(stages) <= _READING:
@@ -175,23 +175,9 @@ def run_unit(config: ConfigDict, workdir: Path, asked: str, console: Console) ->
     return 1 if reason else 0
 
 
-@contextlib.contextmanager
-def _driver(workdir: Path, console: Console) -> Iterator[None]:
-    """While this process drives the study in `workdir`, no other does.
-
-    Raises:
-      InputError: another one does.
-    """
-    say = lambda there: console.print(f"waiting for a sign of life of {there}", highlight=False, markup=False)
-    taken = lease.take(
-        workdir / "running" / "driver.json", "the study", told=lambda there: say(there) if there.alive is None else None
-    )
-    if isinstance(taken, lease.Holder):
-        raise InputError(
-            f"workdir {workdir} is at work: {taken}; wait for it or stop it; --dry_run and --stages=report can be used"
-        )
-    with taken:
-        yield
+def waiting_for(console: Console) -> Callable[[lease.Holder], None]:
+    """What is said while it is not known whether another driver lives."""
+    return lambda there: console.print(f"waiting for a sign of life of {there}", highlight=False, markup=False)
 
 
 def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
