@@ -246,9 +246,9 @@ def _try(place: Place, what: str, silent: Holder | None) -> Lease | Holder | Non
     with place.guard():
         text = _read(place)
         there = _of_text(text)
-        if there and there.alive is not False:
-            if not (silent and (there.token, there.beat) == (silent.token, silent.beat)):
-                return there
+        is_silent = there and silent and (there.token, there.beat) == (silent.token, silent.beat)
+        if there and there.alive is not False and not is_silent:
+            return there
         me = os.getpid()
         whose = what, platform.node(), _machine(), me, _start(me) or ""
         mine = Holder(*whose, since=time.time(), token=uuid.uuid4().hex)
