@@ -164,7 +164,7 @@ def _act(config: ConfigDict, workdir: Path, console: "Console") -> int:
 
 def _act_remotely(config: ConfigDict, address: str, console: "Console") -> int:
     """As `_act`, in this machine's mirror of a workdir in an object store."""
-    from jaxdiv.study import remote
+    from jaxdiv.study import remote, runner
 
     given = flags.FLAGS
     for flag, used in (
@@ -174,8 +174,10 @@ def _act_remotely(config: ConfigDict, address: str, console: "Console") -> int:
     ):
         if used:
             raise InputError(f"{flag} needs a workdir that all processes see: --workdir is {address!r}, give a path")
-    reads = given.dry_run or given.stages == ["verify"]
-    with remote.mirrored(address, console, leads=not reads) as workdir:
+    leads = (
+        False if given.dry_run or given.stages == ["verify"] else None if {*given.stages} <= runner.READING else True
+    )
+    with remote.mirrored(address, console, leads) as workdir:
         return _act(config, workdir, console)
 
 

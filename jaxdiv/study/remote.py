@@ -51,12 +51,13 @@ Files = dict[str, list[Any]]  # by name: size, two times, sha256, as in `seal.of
 
 
 @contextlib.contextmanager
-def mirrored(address: str, console: Console, leads: bool = True) -> Iterator[Path]:
+def mirrored(address: str, console: Console, leads: bool | None = True) -> Iterator[Path]:
     """This machine's mirror of the workdir at `address`, up to date.
 
     Args:
       leads: this process drives the study. What is new in the mirror is pushed, now and then and at the end, also after
-        SIGTERM or an error. Otherwise it is only read, whoever drives it.
+        SIGTERM or an error. False: the workdir is only read, whoever drives it. None: only if another one does, or if
+        it cannot be written.
 
     Raises:
       InputError: the store cannot be used, another process drives the study, or at the end not all could be pushed.
@@ -68,17 +69,24 @@ def mirrored(address: str, console: Console, leads: bool = True) -> Iterator[Pat
         with writing(folder, "JAXDIV_CACHE"), _in_a_line(store):
             (folder / "running").mkdir(parents=True, exist_ok=True)
             place = _Object(store, "running/driver.json")
-            if leads:
-                told = lambda there: say(f"waiting for a sign of life of {there}")
-                mine = stack.enter_context(lease.driving(place, told))
+            mine = None
+            if leads is not False:
+                try:
+                    told = lambda there: say(f"waiting for a sign of life of {there}")
+                    mine = stack.enter_context(lease.driving(place, told))
+                except (InputError, lease.Unreachable) as error:
+                    if leads:
+                        raise
+                    say(f"nothing is pushed: {_line(error)}")
+            elif (there := lease.working(place)) and not lease.working(folder / "running" / "driver.json"):
+                say(f"driven by {there}")
+            if mine:
                 for left in (folder / "running").glob(f"{_ASIDE}*"):
                     shutil.rmtree(left, ignore_errors=True)
-            elif (there := lease.working(place)) and not there.alive:
-                say(f"driven by {there}")
             known = _pull(store, folder, say)
-            if leads:
+            if mine:
                 known.keep(folder)
-        if leads:
+        if mine:
             stack.enter_context(_Pushing(store, folder, known, mine, say))
         yield folder
 
@@ -86,7 +94,7 @@ def mirrored(address: str, console: Console, leads: bool = True) -> Iterator[Pat
 def mirror(address: str) -> Path:
     """Where this machine keeps its copy of the workdir at `address`."""
     name = PurePosixPath(address.partition("://")[2]).name or "study"
-    return cache_folder() / "workdirs" / hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:12] / name
+    return cache_folder().absolute() / "workdirs" / hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:12] / name
 
 
 class _Store:
@@ -235,7 +243,7 @@ def _pull(store: _Store, folder: Path, say: Say) -> _Known:
                     lacking[unit] = last, data, files
         if lacking:
             size = sum(entry[0] for _, _, files in lacking.values() for entry in files.values())
-            say(f"pulling {len(lacking)} units, {size / 1e6:.1f} MB")
+            say(f"pulling {size / 1e6:.1f} MB (units: {len(lacking)})")
         fetch = lambda unit: _fetch(store, folder, unit, there, *lacking[unit])
         for unit, problem in zip(lacking, pool.map(fetch, lacking), strict=True):
             if problem:
@@ -310,6 +318,7 @@ class _Pushing:
         self._over.set()
         self._thread.join()
         try:
+            self._check()
             self._push()
             self._say(f"{self._store.address} has all of it")
         except OSError as error:

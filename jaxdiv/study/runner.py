@@ -27,7 +27,7 @@ from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
 from jaxdiv.study.unit import ON_DEVICES, Unit, platforms
 
-_READING = {"correlate", "report"}
+READING = {"correlate", "report"}  # the stages that can run while another process drives the study
 
 
 @in_flags()
@@ -66,7 +66,7 @@ def run(
                 stack.enter_context(lease.driving(workdir / "running" / "driver.json", waiting_for(console)))
             for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
                 console.print(line, highlight=False, markup=False)
-            if not set(stages) <= _READING:
+            if not set(stages) <= READING:
                 _record(plan)
         worker.all_here("planned")
         console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
@@ -126,7 +126,7 @@ def commands(
     checks.check_sizes(plan, _to_check(plan, stages, todo))
     checks.check_needs(todo)
     # The first stage has nothing left to do then but the data folder.
-    after = [stage for stage in stages if stage in {"prepare", *_READING}]
+    after = [stage for stage in stages if stage in {"prepare", *READING}]
     return script(todo, command, Path.cwd(), after)
 
 
@@ -229,11 +229,11 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         for line in manifest.news(plan):
             console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
-    if not _READING & {*stages}:
+    if not READING & {*stages}:
         return
     correlated = planner.correlation(plan)
     if not correlated.inputs:
-        if set(stages) <= _READING:
+        if set(stages) <= READING:
             raise InputError(f"nothing in {plan.workdir} is finished yet: add diversity to `stages`")
         console.print("nothing is measured yet, so there is no report", highlight=False)
         return

@@ -5,8 +5,10 @@ import dataclasses
 import io
 import json
 import os
+import platform
 import shutil
 import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -15,8 +17,9 @@ from rich.console import Console
 from test_damage import SMALL, drawn_embeddings
 from test_study import tiny
 
+from jaxdiv import cli
 from jaxdiv.errors import InputError
-from jaxdiv.study import lease, planner, remote, runner, worker
+from jaxdiv.study import lease, planner, remote, runner, seal, worker
 
 __all__ = ["drawn_embeddings"]  # a fixture of every test here
 ME = "embed/a"
@@ -143,21 +146,24 @@ def test_a_second_driver_is_refused_in_one_line_and_readers_are_not(machine, add
             pass
         assert f"(process {os.getpid()}) since {time.strftime('%Y')}" in str(error.value)
         assert address in str(error.value) and "\n" not in str(error.value)
-        assert seen(address)[0] is False
+        finds, said = seen(address)
+        assert finds is False and f"driven by {platform.node()} (process {os.getpid()})" in said
+        console = Console(file=io.StringIO(), width=400)
+        with remote.mirrored(address, console, leads=None) as folder:  # --stages=report
+            worker.perform(unit(folder, ME), lambda share, note: None)
+        assert "nothing is pushed" in console.file.getvalue() and [*objects(address)] == ["running/driver.json"]
     assert "running/driver.json" not in objects(address)
     work(address)
 
 
 def test_another_machines_driver_is_taken_over_when_it_is_silent_and_then_pushes_nothing(machine, address, quick):
-    with pytest.raises(InputError, match="another one took the study over"):
-        with remote.mirrored(address, Console(quiet=True)) as folder:
-            there = json.loads(objects(address)["running/driver.json"])
-            stopped = lease.Holder(**{**there, "machine": "elsewhere", "token": "theirs"})
-            change(address, "running/driver.json", json.dumps(dataclasses.asdict(stopped)).encode())
-            mine = folder
-            machine("b")
-            work(address, "theirs")  # waits until it counts as dead
-            worker.perform(unit(mine, ME, what="mine"), lambda share, note: None)
+    ends = pytest.raises(InputError, match="another one took the study over")
+    with ends, remote.mirrored(address, Console(quiet=True)) as mine:
+        there = json.loads(objects(address)["running/driver.json"])
+        change(address, "running/driver.json", json.dumps({**there, "machine": "elsewhere", "token": "x"}).encode())
+        machine("b")
+        work(address, "theirs")  # waits until it counts as dead
+        worker.perform(unit(mine, ME, what="mine"), lambda share, note: None)
     assert sum(name.endswith("result.json") for name in objects(address)) == 1
     assert unit(mine, ME, what="mine").done
 
@@ -198,18 +204,19 @@ def test_a_damaged_object_is_said_in_a_line_and_made_again_and_the_whole_mirror_
         first = done(folder, made)
     there = objects(address)
     full = f"units/{ME}/{first.folder.name}/{name}"
-    for data in (there[full][:-3], there[full][:-3] + b"abc", None):
+    for count, data in enumerate((there[full][:-3], there[full][:-3] + b"abc", None)):
         change(address, full, data)
-        machine(f"new {data and len(data)}{data and data[-3:]}")
+        machine(f"new {count}")
         finds, said = seen(address)
-        assert finds is False and sum(ME in line for line in said.splitlines()) == (
-            0 if data is None and "result" in name else 1
-        )
+        gone = data is None and name == "result.json"  # then the unit is not done, which is no damage
+        assert finds is False and sum(ME in line for line in said.splitlines()) == (0 if gone else 1)
         machine("a")
         with remote.mirrored(address, console) as folder:
             assert done(folder, made).done and len(made) == 1
-        if data is None or len(data) != len(there[full]) or name == "result.json":
-            assert objects(address) == there  # what was seen to be missing is pushed again
+        if (
+            count != 1 or name == "result.json"
+        ):  # its size tells: the mirror's is pushed again, without reading the rest
+            assert objects(address) == there
 
 
 def test_of_two_results_of_a_unit_the_later_counts(machine, address):
@@ -285,24 +292,39 @@ def test_a_store_that_cannot_be_reached_ends_in_a_line_and_the_mirror_is_pushed_
     assert seen(address)[0] and made == [ME]
 
 
-def test_what_is_pushed_while_the_study_runs(machine, address, monkeypatch):
+def test_results_and_checkpoints_are_pushed_while_the_study_runs(machine, address, monkeypatch):
     monkeypatch.setattr(remote, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(remote, "CHECKPOINTS_EVERY", 0.0)
 
     def is_there(folder):
-        until = time.monotonic() + 5
-        while time.monotonic() < until and not any(name.endswith("result.json") for name in objects(address)):
+        other = unit(folder, "train/b")
+        other.begin()
+        (other.folder / "checkpoints/5").mkdir(parents=True)
+        (other.folder / "checkpoints/5/x").write_text("5")
+        marks, until = set(), time.monotonic() + 5
+        while time.monotonic() < until and marks != {"result.json", "unfinished.json"}:
             time.sleep(0.02)
-        assert any(name.endswith("result.json") for name in objects(address))
+            marks = {name.split("/")[-1] for name in objects(address)} & {"result.json", "unfinished.json"}
+        assert marks == {"result.json", "unfinished.json"}
 
     work(address, do=is_there)
 
 
-def test_an_object_whose_name_leads_out_of_the_workdir_is_left_alone(machine, tmp_path):
-    remote._Store("memory://bucket/study").write("../../x/result.json", b"{}")
-    assert (
-        not remote._inside("a/../../b") and not remote._inside("/etc/passwd") and remote._inside("units/a/result.json")
-    )
-    sealed = lambda name: json.dumps(remote.seal.of_record({"files": {name: [1, 0, 0, ""]}})).encode()
+def test_a_driver_that_was_taken_over_ends_as_by_sigterm(machine, address, quick, monkeypatch):
+    monkeypatch.setattr(remote, "LOOK_EVERY", 0.02)
+    console = Console(file=io.StringIO(), width=400)
+    with pytest.raises(SystemExit) as ended, remote.mirrored(address, console) as folder:
+        there = json.loads(objects(address)["running/driver.json"])
+        change(address, "running/driver.json", json.dumps({**there, "token": "x"}).encode())
+        worker.perform(unit(folder, ME), lambda share, note: None)
+        for _ in range(500):
+            time.sleep(0.01)
+    assert ended.value.code == 143 and "another one took the study over" in console.file.getvalue()
+
+
+def test_names_that_lead_out_of_the_workdir_are_not_followed():
+    assert [remote._inside(name) for name in ("units/a", "a/../../b", "/etc/passwd")] == [True, False, False]
+    sealed = lambda name: json.dumps(seal.of_record({"files": {name: [1, 0, 0, ""]}})).encode()
     assert remote._files(sealed("../x")) is None and remote._files(sealed("x")) is not None
 
 
@@ -317,3 +339,11 @@ def test_an_address_that_cannot_be_used_is_one_line(address, words, monkeypatch)
     with pytest.raises(InputError) as error, remote.mirrored(address, Console(quiet=True)):
         pass
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flag, value", [("coordinator", "auto"), ("unit", "train/a/1"), ("launcher", "commands")])
+def test_processes_that_would_each_have_a_mirror_are_refused(flag, value, monkeypatch):
+    given = {"coordinator": None, "unit": None, "launcher": "local", flag: value}
+    monkeypatch.setattr(cli.flags, "FLAGS", SimpleNamespace(**given))
+    with pytest.raises(InputError, match=f"--{flag}.* needs a workdir that all processes see"):
+        cli._act_remotely(tiny(), "gs://bucket/study", Console(quiet=True))
