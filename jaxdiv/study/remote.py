@@ -12,6 +12,7 @@ Only the driver talks to the store. The lease on it is an object as well.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import posixpath
 import shutil
@@ -41,7 +42,7 @@ CHECKPOINTS_EVERY = 180.0  # seconds between two pushes of unfinished units' che
 SETTLES = 2.0  # seconds after which a lease is read again, for stores that cannot create an object only if it is absent
 _AT_ONCE = 8  # units pulled at the same time
 _RESULT, _UNFINISHED = "result.json", "unfinished.json"
-_UNSEALED = ("settings.json", "metrics.jsonl")  # of a unit's folder: needed as well, and not in any mark
+_UNSEALED = ("settings.json", "metrics.jsonl")  # of a unit's folder: needed as well, and not in the mark of a result
 _ASIDE = "pulled-"  # begins the names of folders of what is being pulled
 _REGISTER = "running/pushed.json"  # of the mirror: the sha256 of each mark as the store last had it
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # of jaxdiv, by the scheme
@@ -121,6 +122,8 @@ class _Store:
             raise InputError(f"--workdir is {address!r}, and what reads {scheme}:// is not installed: {how}") from None
         except Exception as error:  # every backend has errors of its own, for credentials for one
             raise InputError(f"--workdir is {address!r}, which cannot be used: {_line(error)}") from None
+        # gcsfs logs each try with its traceback; what is wrong in the end is in the error.
+        logging.getLogger(type(self._fs).__module__.partition(".")[0]).setLevel(logging.CRITICAL)
 
     def sizes(self, under: str = "") -> dict[str, int]:
         """The bytes of each object under a name; none where there are none."""
@@ -135,6 +138,11 @@ class _Store:
     def read(self, name: str) -> bytes:
         with self._reached():
             return self._fs.cat_file(self._path(name))
+
+    def read_if_there(self, name: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self.read(name)
+        return None
 
     def get(self, files: Mapping[str, Path]) -> None:
         with self._reached():
@@ -227,7 +235,9 @@ def _pull(store: _Store, folder: Path, say: Say) -> _Known:
         # A unit's result comes after the checkpoints that it grew from, which a killed push can have left.
         for last in (_UNFINISHED, _RESULT):
             marks = [name for name in there if posixpath.basename(name) == last]
-            for mark, data in zip(marks, pool.map(store.read, marks), strict=True):
+            for mark, data in zip(marks, pool.map(store.read_if_there, marks), strict=True):
+                if data is None:  # a driver removed it since they were listed
+                    continue
                 unit, files = posixpath.dirname(mark), _files(data)
                 if files is None or any(there.get(f"{unit}/{name}") != size for name, (size, *_) in files.items()):
                     say(f"{store.address}/{unit} is not whole: what is missing here of it is made again")
@@ -260,7 +270,7 @@ def _fetch(
     store: _Store, folder: Path, unit: str, there: Mapping[str, int], last: str, data: bytes, files: Files
 ) -> str | None:
     """Bring a unit's files into the mirror, all of them or none. Returns what is wrong with them, in a line."""
-    names = [*files, *(name for name in _UNSEALED if f"{unit}/{name}" in there)]
+    names = {*files, *(name for name in _UNSEALED if f"{unit}/{name}" in there)}
     with _aside(folder) as aside:
         for name in names:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -283,7 +293,7 @@ def _fetch(
 
 
 def _get(store: _Store, folder: Path, name: str) -> None:
-    with _aside(folder) as aside:
+    with _aside(folder) as aside, contextlib.suppress(FileNotFoundError):
         store.get({name: aside / "object"})
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(aside / "object", folder / name)
@@ -383,14 +393,14 @@ class _Pushing:
         """The checkpoints of an unfinished unit: those that Orbax completed, which then have their final names."""
         unit, found = folder.relative_to(self._folder).as_posix(), steps(folder)
         if found and not (folder / _RESULT).exists() and _latest(self._known.files.get(unit, {})) != found[-1]:
-            files = seal.of_files(folder, [f"checkpoints/{step}" for step in found])
+            files = seal.of_files(folder, ["settings.json", *(f"checkpoints/{step}" for step in found)])
             self._send(unit, _UNFINISHED, json.dumps(seal.of_record({"files": files})).encode())
 
     def _send(self, unit: str, last: str, data: bytes) -> None:
         """Push a unit's files that the store lacks, then its mark; then remove what is no longer of it."""
         mark, had = f"{unit}/{last}", self._known.files.pop(unit, {})
         files = {name: entry[-1] for name, entry in (_files(data) or {}).items()}
-        unsealed = [name for name in _UNSEALED if (self._folder / unit / name).is_file()]
+        unsealed = [name for name in _UNSEALED if name not in files and (self._folder / unit / name).is_file()]
         self._check()
         if any(had.get(name, sha) != sha for name, sha in files.items()):  # no mark may speak of half of them
             self._store.remove([f"{unit}/{_UNFINISHED}", f"{unit}/{_RESULT}"])
@@ -439,8 +449,8 @@ def _files(data: bytes) -> Files | None:
 
 def _latest(names: Iterable[str]) -> int:
     """The step of the latest checkpoint among names of files, 0 if there is none."""
-    parts = [name.split("/") for name in names]
-    return max((int(part[1]) for part in parts if part[0] == "checkpoints" and part[1].isdecimal()), default=0)
+    parts = [name.split("/") for name in names if name.startswith("checkpoints/")]
+    return max((int(part[1]) for part in parts if part[1].isdecimal()), default=0)
 
 
 def _inside(name: str) -> bool:
