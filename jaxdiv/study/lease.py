@@ -157,7 +157,7 @@ class Lease:
 
 
 def take(
-    file: Path | Place, what: str, wait: bool = False, told: Callable[[Holder], None] = lambda there: None
+    file: Path | Place, what: str, wait: bool = False, told: Callable[[Holder], object] = lambda there: None
 ) -> Lease | Holder:
     """The lease `file`, or who has it. A path is one of this machine's.
 
@@ -223,14 +223,15 @@ class Lookout:
 
 
 @contextlib.contextmanager
-def driving(file: Path | Place, told: Callable[[Holder], None]) -> Iterator[Lease]:
-    """While this process drives the study, no other does. told: as of `take`, where it is not known whether it lives.
+def driving(file: Path | Place, say: Callable[[str], object]) -> Iterator[Lease]:
+    """While this process drives the study, no other does. say: prints a line.
 
     Raises:
       InputError: another one does.
       Unreachable: as `take`.
     """
-    taken = take(file, "the study", told=lambda there: told(there) if there.alive is None else None)
+    told = lambda there: say(f"waiting for a sign of life of {there}") if there.alive is None else None
+    taken = take(file, "the study", told=told)
     if isinstance(taken, Holder):
         raise InputError(
             f"workdir {_at(file).where} is at work: {taken}; wait for it or stop it; --dry_run and --stages=report can "
@@ -304,11 +305,6 @@ class _File:
 
 def _at(file: Path | Place) -> Place:
     return _File(file) if isinstance(file, Path) else file
-
-
-def write(file: Path, mine: Holder) -> None:
-    """Let the file say that it is `mine`, whoever has it."""
-    _File(file).write(_text(mine), new=False)
 
 
 def _read(place: Place) -> str | None:

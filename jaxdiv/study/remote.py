@@ -73,8 +73,7 @@ def mirrored(address: str, console: Console, leads: bool | None = True) -> Itera
             mine = None
             if leads is not False:
                 try:
-                    told = lambda there: say(f"waiting for a sign of life of {there}")
-                    mine = stack.enter_context(lease.driving(place, told))
+                    mine = stack.enter_context(lease.driving(place, say))
                 except (InputError, lease.Unreachable) as error:
                     if leads:
                         raise

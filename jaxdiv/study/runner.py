@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -63,7 +64,8 @@ def run(
     with contextlib.ExitStack() as stack:
         if leads:
             if todo:
-                stack.enter_context(lease.driving(workdir / "running" / "driver.json", waiting_for(console)))
+                say = partial(console.print, highlight=False, markup=False)
+                stack.enter_context(lease.driving(workdir / "running" / "driver.json", say))
             for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
                 console.print(line, highlight=False, markup=False)
             if not set(stages) <= READING:
@@ -74,8 +76,8 @@ def run(
         while todo:
             for unit in todo:
                 for problem in unit.problems()[:1]:
-                    say = f"{unit.name} is made again: {problem}"
-                    console.print(say, highlight=False, markup=False, soft_wrap=True)
+                    line = f"{unit.name} is made again: {problem}"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
             launcher = launch(plan.study)
             if launcher is None:
                 _say_platforms(plan, todo, console)
@@ -173,11 +175,6 @@ def run_unit(config: ConfigDict, workdir: Path, asked: str, console: Console) ->
         reason = worker.perform(unit, watch.start(unit))
         watch.end(unit, f"failed: {reason}" if reason else "done")
     return 1 if reason else 0
-
-
-def waiting_for(console: Console) -> Callable[[lease.Holder], None]:
-    """What is said while it is not known whether another driver lives."""
-    return lambda there: console.print(f"waiting for a sign of life of {there}", highlight=False, markup=False)
 
 
 def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
