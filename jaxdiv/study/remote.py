@@ -12,7 +12,6 @@ Only the driver talks to the store. The lease on it is an object as well.
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import posixpath
 import shutil
@@ -26,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 from rich.console import Console
 
 from jaxdiv.download import cache_folder
@@ -36,16 +33,15 @@ from jaxdiv.files import replacing, writing
 from jaxdiv.methods.checkpointing import latest_step, steps
 from jaxdiv.methods.train import TERMINATED
 from jaxdiv.study import lease, seal
+from jaxdiv.study.object_store import LeaseObject, Store, one_line
 
 LOOK_EVERY = 15.0  # seconds between two looks for finished units
 CHECKPOINTS_EVERY = 180.0  # seconds between two pushes of unfinished units' checkpoints
-SETTLES = 2.0  # seconds after which a lease is read again, for stores that cannot create an object only if it is absent
 _AT_ONCE = 8  # units pulled at the same time
 _RESULT, _UNFINISHED = "result.json", "unfinished.json"
 _UNSEALED = ("settings.json", "metrics.jsonl")  # of a unit's folder: needed as well, and not in the mark of a result
 _ASIDE = "pulled-"  # begins the names of folders of what is being pulled
 _REGISTER = "running/pushed.json"  # of the mirror: the sha256 of each mark as the store last had it
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # of jaxdiv, by the scheme
 
 Say = Callable[[str], None]
 Files = dict[str, list[Any]]  # by name: size, two times, sha256, as in `seal.of_files`
@@ -63,13 +59,13 @@ def mirrored(address: str, console: Console, leads: bool | None = True) -> Itera
     Raises:
       InputError: the store cannot be used, another process drives the study, or at the end not all could be pushed.
     """
-    store, folder = _Store(address), mirror(address)
+    store, folder = Store(address), mirror(address)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
     say(f"{store.address}: mirrored in {folder}")
     with contextlib.ExitStack() as stack:
         with writing(folder, "JAXDIV_CACHE"), _in_a_line(store):
             (folder / "running").mkdir(parents=True, exist_ok=True)
-            place = _Object(store, "running/driver.json")
+            place = LeaseObject(store, "running/driver.json")
             mine = None
             if leads is not False:
                 try:
@@ -77,7 +73,7 @@ def mirrored(address: str, console: Console, leads: bool | None = True) -> Itera
                 except (InputError, lease.Unreachable) as error:
                     if leads:
                         raise
-                    say(f"nothing is pushed: {_line(error)}")
+                    say(f"nothing is pushed: {one_line(error)}")
             elif (there := lease.working(place)) and not lease.working(folder / "running" / "driver.json"):
                 say(f"driven by {there}")
             if mine:
@@ -95,115 +91,6 @@ def mirror(address: str) -> Path:
     """Where this machine keeps its copy of the workdir at `address`."""
     name = PurePosixPath(address.partition("://")[2]).name or "study"
     return cache_folder().absolute() / "workdirs" / hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:12] / name
-
-
-class _Store:
-    """The objects under an address, by their names there. Every method raises FileNotFoundError for what is not there,
-    and lease.Unreachable with one line for all that a backend may raise.
-
-    Raises:
-      InputError: fsspec does not know the address, or its package for it is missing.
-    """
-
-    def __init__(self, address: str):
-        self.address = address.rstrip("/")
-        scheme = address.partition("://")[0]
-        # A listing that fsspec kept would not show what other machines wrote since.
-        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if scheme in ("file", "local"):
-            options["auto_mkdir"] = True
-        try:
-            self._fs: AbstractFileSystem
-            self._fs, self._root = url_to_fs(self.address, **options)
-        except ImportError as error:
-            extra = _EXTRAS.get(scheme)
-            how = f"pip install 'jaxdiv[{extra}]'" if extra else _line(error)
-            raise InputError(f"--workdir is {address!r}, and what reads {scheme}:// is not installed: {how}") from None
-        except Exception as error:  # every backend has errors of its own, for credentials for one
-            raise InputError(f"--workdir is {address!r}, which cannot be used: {_line(error)}") from None
-        # gcsfs logs each try with its traceback; what is wrong in the end is in the error.
-        logging.getLogger(type(self._fs).__module__.partition(".")[0]).setLevel(logging.CRITICAL)
-
-    def sizes(self, under: str = "") -> dict[str, int]:
-        """The bytes of each object under a name; none where there are none."""
-        with self._reached():
-            try:
-                found = self._fs.find(self._path(under), detail=True)
-            except FileNotFoundError:
-                return {}
-        start = len(self._fs._strip_protocol(self._root)) + 1
-        return {path[start:]: int(entry["size"] or 0) for path, entry in found.items()}
-
-    def read(self, name: str) -> bytes:
-        with self._reached():
-            return self._fs.cat_file(self._path(name))
-
-    def read_if_there(self, name: str) -> bytes | None:
-        with contextlib.suppress(FileNotFoundError):
-            return self.read(name)
-        return None
-
-    def get(self, files: Mapping[str, Path]) -> None:
-        with self._reached():
-            self._fs.get([self._path(name) for name in files], [str(file) for file in files.values()])
-
-    def put(self, files: Mapping[str, Path]) -> None:
-        with self._reached():
-            self._fs.put([str(file) for file in files.values()], [self._path(name) for name in files])
-
-    def write(self, name: str, data: bytes, new: bool = False) -> None:
-        """new: only if there is no such object, otherwise FileExistsError, where the backend can do that."""
-        with self._reached():
-            if new:
-                self._fs.pipe_file(self._path(name), data, mode="create")
-            else:
-                self._fs.pipe_file(self._path(name), data)
-
-    def remove(self, names: list[str]) -> None:
-        """Remove objects, of which some may be gone already."""
-        for name in names:
-            with self._reached(), contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(self._path(name))
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
-
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except Exception as error:  # botocore's, aiohttp's, google's: none of them is an OSError for sure
-            raise lease.Unreachable(_line(error)) from None
-
-
-@dataclass(frozen=True)
-class _Object:
-    """A lease in a store."""
-
-    store: _Store
-    name: str
-
-    @property
-    def where(self) -> str:
-        return self.store.address
-
-    @property
-    def settles(self) -> float:
-        return SETTLES
-
-    def read(self) -> str:
-        return self.store.read(self.name).decode()
-
-    def write(self, text: str, new: bool) -> None:
-        self.store.write(self.name, text.encode(), new)
-
-    def remove(self) -> None:
-        self.store.remove([self.name])
-
-    def guard(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
 
 @dataclass
@@ -224,7 +111,7 @@ class _Known:
             temporary.write_text(json.dumps(self.marks, indent=0))
 
 
-def _pull(store: _Store, folder: Path, say: Say) -> _Known:
+def _pull(store: Store, folder: Path, say: Say) -> _Known:
     """Bring into the mirror what it lacks. Returns what need not be pushed. Of two whole results of a unit the store's
     counts, unless it is what the mirror had when it was last pushed: then the mirror's is newer."""
     there = {name: size for name, size in store.sizes().items() if _inside(name)}
@@ -266,7 +153,7 @@ def _pull(store: _Store, folder: Path, say: Say) -> _Known:
 
 
 def _fetch(
-    store: _Store, folder: Path, unit: str, there: Mapping[str, int], last: str, data: bytes, files: Files
+    store: Store, folder: Path, unit: str, there: Mapping[str, int], last: str, data: bytes, files: Files
 ) -> str | None:
     """Bring a unit's files into the mirror, all of them or none. Returns what is wrong with them, in a line."""
     names = {*files, *(name for name in _UNSEALED if f"{unit}/{name}" in there)}
@@ -291,7 +178,7 @@ def _fetch(
     return None
 
 
-def _get(store: _Store, folder: Path, name: str) -> None:
+def _get(store: Store, folder: Path, name: str) -> None:
     with _aside(folder) as aside, contextlib.suppress(FileNotFoundError):
         store.get({name: aside / "object"})
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -310,7 +197,7 @@ class _Pushing:
     It looks at the folders alone, so it is the same for every launcher.
     """
 
-    def __init__(self, store: _Store, folder: Path, known: _Known, mine: lease.Lease, say: Say):
+    def __init__(self, store: Store, folder: Path, known: _Known, mine: lease.Lease, say: Say):
         self._store, self._folder, self._known, self._lease, self._say = store, folder, known, mine, say
         self._seen: dict[str, tuple[int, int]] = {}  # results that the store has, by unit: size and time
         self._over = threading.Event()
@@ -332,7 +219,7 @@ class _Pushing:
             self._say(f"{self._store.address} has all of it")
         except OSError as error:
             line = (
-                f"{self._store.address} does not have all of it ({_line(error)}): it is in {self._folder}, and the "
+                f"{self._store.address} does not have all of it ({one_line(error)}): it is in {self._folder}, and the "
                 "same command pushes it"
             )
             if kind is None:
@@ -359,7 +246,9 @@ class _Pushing:
                 told, checkpoints = False, time.monotonic() if due else checkpoints
             except OSError as error:  # also of a file that went away meanwhile, which the next look will not see
                 if not told:
-                    self._say(f"{self._store.address} is behind ({_line(error)}): the study goes on, and pushes later")
+                    self._say(
+                        f"{self._store.address} is behind ({one_line(error)}): the study goes on, and pushes later"
+                    )
                 told = True
 
     def _push(self, checkpoints: bool = True) -> None:
@@ -468,18 +357,14 @@ def _loose_in(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _in_a_line(store: _Store) -> Iterator[None]:
+def _in_a_line(store: Store) -> Iterator[None]:
     try:
         yield
     except (lease.Unreachable, FileNotFoundError) as error:
         raise InputError(
-            f"--workdir={store.address} cannot be used ({_line(error)}): nothing was lost, on this machine or there"
+            f"--workdir={store.address} cannot be used ({one_line(error)}): nothing was lost, on this machine or there"
         ) from None
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

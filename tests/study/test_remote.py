@@ -19,7 +19,7 @@ from test_study import tiny
 
 from jaxdiv import cli
 from jaxdiv.errors import InputError
-from jaxdiv.study import lease, planner, remote, runner, seal, worker
+from jaxdiv.study import lease, object_store, planner, remote, runner, seal, worker
 
 __all__ = ["drawn_embeddings"]  # a fixture of every test here
 ME = "embed/a"
@@ -39,7 +39,7 @@ def address(request, tmp_path):
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
     """`machine(name)`: from now on this is the machine of that name, whose cache is its own."""
-    monkeypatch.setattr(remote, "SETTLES", 0.0)
+    monkeypatch.setattr(object_store, "SETTLES", 0.0)
     be = lambda name: monkeypatch.setenv("JAXDIV_CACHE", str(tmp_path / name))
     be("a")
     return be
@@ -117,9 +117,9 @@ def test_without_its_mark_a_unit_is_not_done_wherever_a_push_was_killed(machine,
                 raise Killed
             return usual(store, name)
 
-        monkeypatch.setattr(remote._Store, "_path", path)
+        monkeypatch.setattr(object_store.Store, "_path", path)
 
-    usual, made, found = remote._Store._path, [], []
+    usual, made, found = object_store.Store._path, [], []
     for count in range(20):
         machine("a")
         dies_before(count)
@@ -127,7 +127,7 @@ def test_without_its_mark_a_unit_is_not_done_wherever_a_push_was_killed(machine,
             folder, _ = work(address, made=made)
         except Killed:
             folder = None
-        monkeypatch.setattr(remote._Store, "_path", usual)
+        monkeypatch.setattr(object_store.Store, "_path", usual)
         machine(f"new {count}")
         done, said = seen(address)
         found.append(done)
@@ -169,7 +169,7 @@ def test_another_machines_driver_is_taken_over_when_it_is_silent_and_then_pushes
 
 
 def test_of_two_that_take_a_silent_lease_over_at_once_the_later_has_it(address, quick, monkeypatch):
-    place = remote._Object(remote._Store(address), "running/driver.json")
+    place = object_store.LeaseObject(object_store.Store(address), "running/driver.json")
     usual = time.sleep
     other = lease.Holder("the study", "node7", "elsewhere", 1, "", 0.0, "theirs")
 
@@ -177,7 +177,7 @@ def test_of_two_that_take_a_silent_lease_over_at_once_the_later_has_it(address, 
         usual(0.01)
         place.write(json.dumps(dataclasses.asdict(other)), new=False)
 
-    monkeypatch.setattr(remote, "SETTLES", 0.3)
+    monkeypatch.setattr(object_store, "SETTLES", 0.3)
     monkeypatch.setattr(lease.time, "sleep", overwritten)
     assert lease._try(place, "the study", None) == other
     with pytest.raises(FileExistsError):
@@ -280,12 +280,12 @@ def test_a_store_that_cannot_be_reached_ends_in_a_line_and_the_mirror_is_pushed_
 
     made = []
     with monkeypatch.context() as patch, pytest.raises(InputError) as error:
-        work(address, made=made, do=lambda folder: patch.setattr(remote._Store, "_path", fails))
+        work(address, made=made, do=lambda folder: patch.setattr(object_store.Store, "_path", fails))
     line = "Could not connect to the endpoint"
     assert line in str(error.value) and "pushes it" in str(error.value) and "\n" not in str(error.value)
     change(address, "running/driver.json", None)  # which it could not give back
     with monkeypatch.context() as patch, pytest.raises(InputError, match=line):
-        patch.setattr(remote._Store, "_path", fails)
+        patch.setattr(object_store.Store, "_path", fails)
         work(address)
     work(address, made=made)
     machine("b")
@@ -335,7 +335,7 @@ def test_names_that_lead_out_of_the_workdir_are_not_followed():
 def test_an_address_that_cannot_be_used_is_one_line(address, words, monkeypatch):
     if address.startswith("s3"):
         missing = lambda *_, **__: (_ for _ in ()).throw(ImportError("Install s3fs to access S3"))
-        monkeypatch.setattr(remote, "url_to_fs", missing)
+        monkeypatch.setattr(object_store, "url_to_fs", missing)
     with pytest.raises(InputError) as error, remote.mirrored(address, Console(quiet=True)):
         pass
     assert words in str(error.value) and "\n" not in str(error.value)
