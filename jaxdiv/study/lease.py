@@ -5,7 +5,8 @@ known by its id and its start, so the lease of one that died is free at once. Th
 looked at: its lease is free once the file has not changed for SILENCE seconds, counted by the clock of whoever waits.
 No two machines' clocks are ever compared, and a clock that jumps harms nothing.
 
-Of a workdir in an object store the lease is an object (`object_store.py`): a `Place` says how either is read and written.
+Of a workdir in an object store the lease is an object (`object_store.py`). A `Place` says how either is read and
+written.
 """
 
 import contextlib
