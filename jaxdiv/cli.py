@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxdiv.errors import InputError, unknown, visible
-from jaxdiv.files import local_path
+from jaxdiv.files import is_address, local_path
 from jaxdiv.study.flags import last_of_each, split_flags
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def _define_flags(argv: list[str]) -> None:
     default = str(configurations()["default"])
     text = "The study: a name (see above) or a path; and --config.any.field=value to change it."
     config_flags.DEFINE_config_file("config", default, text, sys_argv=argv)
-    flags.DEFINE_string("workdir", "study", "Folder of the study's results; made if it is not there.")
+    flags.DEFINE_string(
+        "workdir", "study", "The study's results: a folder, made if it is not there, or gs://.., s3://.."
+    )
     stages = "prepare,select,embed,diversity,train,evaluate,correlate,report"
     flags.DEFINE_list(
         "stages",
@@ -132,8 +134,9 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
     try:
         if not given.workdir.strip():
             return _fail("--workdir is empty: give the folder of the study's results")
-        workdir = Path(local_path(given.workdir, "--workdir"))
-        return _act(config, workdir, Terminal())
+        if is_address(given.workdir):
+            return _act_remotely(config, given.workdir, Terminal())
+        return _act(config, Path(local_path(given.workdir, "--workdir")), Terminal())
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -157,6 +160,25 @@ def _act(config: ConfigDict, workdir: Path, console: "Console") -> int:
         return 0
     launch = partial(launchers.launcher, given.launcher, workdir, given.workers, given.devices_per_unit)
     return runner.run(config, workdir, given.stages, console, given.units, launch)
+
+
+def _act_remotely(config: ConfigDict, address: str, console: "Console") -> int:
+    """As `_act`, in this machine's mirror of a workdir in an object store."""
+    from jaxdiv.study import remote, runner
+
+    given = flags.FLAGS
+    for flag, used in (
+        ("--coordinator", given.coordinator),
+        ("--unit", given.unit),
+        ("--launcher=commands", given.launcher == "commands"),
+    ):
+        if used:
+            raise InputError(f"{flag} needs a workdir that all processes see: --workdir is {address!r}, give a path")
+    leads = (
+        False if given.dry_run or given.stages == ["verify"] else None if {*given.stages} <= runner.READING else True
+    )
+    with remote.mirrored(address, console, leads) as workdir:
+        return _act(config, workdir, console)
 
 
 def _command() -> list[str]:

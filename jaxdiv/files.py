@@ -19,13 +19,18 @@ except ImportError:  # Windows: one process at a time is the user's care there
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
+def is_address(given: str) -> bool:
+    """Whether a user gave an address like gs://BUCKET/NAME instead of a path."""
+    return bool(_ADDRESS.match(given))
+
+
 def local_path(given: str, argument: str) -> str:
     """A path that a user gave, with `~` as the home folder. `argument` is what it was given by, for the message.
 
     Raises:
       InputError: an address like gs://BUCKET, which nothing here can read; `~` where there is no home folder.
     """
-    if _ADDRESS.match(given):
+    if is_address(given):
         raise InputError(
             f"{argument} is {given!r}: only files of this machine can be used; copy or mount it, and give its path"
         )

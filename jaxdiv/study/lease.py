@@ -4,6 +4,9 @@ A lease is a small file in `WORKDIR/running`. Its holder rewrites it every BEAT 
 known by its id and its start, so the lease of one that died is free at once. The process of another machine cannot be
 looked at: its lease is free once the file has not changed for SILENCE seconds, counted by the clock of whoever waits.
 No two machines' clocks are ever compared, and a clock that jumps harms nothing.
+
+Of a workdir in an object store the lease is an object (`object_store.py`). A `Place` says how either is read and
+written.
 """
 
 import contextlib
@@ -17,12 +20,39 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from jaxdiv.errors import InputError
 from jaxdiv.files import locked, replacing
 
 BEAT = 10.0  # seconds between two signs of life
 SILENCE = 120.0  # seconds without one after which another machine's process counts as dead
+
+
+class Unreachable(OSError):
+    """Where the lease is cannot be reached now, so that nothing is known of it. The message is one line."""
+
+
+@runtime_checkable
+class Place(Protocol):
+    """Where a lease is kept. Whatever goes wrong is an OSError, FileNotFoundError where there is no lease.
+
+    Attributes:
+      where: the workdir, for messages.
+      settles: seconds after which a lease that was taken is looked at again, as two may have taken it over at once.
+    """
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def settles(self) -> float: ...
+    def read(self) -> str: ...
+    def write(self, text: str, new: bool) -> None:
+        """All of it or nothing. new: only if there is none; otherwise FileExistsError."""
+
+    def remove(self) -> None: ...
+    def guard(self) -> contextlib.AbstractContextManager[None]:
+        """Between looking at the lease and writing it, nobody else does, as far as that can be had."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +97,8 @@ class Holder:
 class Lease:
     """A lease that this process has; a context manager, at whose end it is given back."""
 
-    def __init__(self, file: Path, mine: Holder):
-        self._file, self._mine = file, mine
+    def __init__(self, place: Place, mine: Holder):
+        self._place, self._mine = place, mine
         self._lost, self._over = False, threading.Event()
         self._beaten = time.monotonic()
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -79,6 +109,11 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process took it over, which it does after SILENCE seconds without a sign of life."""
+        return self._lost
 
     def say(self, share: float, note: str = "") -> None:
         """Tell others how it goes.
@@ -99,9 +134,9 @@ class Lease:
         """Give it back."""
         self._over.set()
         self._thread.join()
-        with _guard(self._file.parent), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._place.guard():
             if self._still_mine():
-                self._file.unlink()
+                self._place.remove()
 
     def _live(self) -> None:
         while not self._lost and not self._over.wait(BEAT):
@@ -109,23 +144,23 @@ class Lease:
 
     def _beat(self) -> None:
         # A full disk is no reason to stop: the next sign of life may come through.
-        with _guard(self._file.parent), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._place.guard():
             if self._still_mine():
                 self._mine = replace(self._mine, beat=self._mine.beat + 1)
-                _write(self._file, self._mine)
+                self._place.write(_text(self._mine), new=False)
                 self._beaten = time.monotonic()
             else:
                 self._lost = True
 
     def _still_mine(self) -> bool:
-        there = holder(self._file)
+        there = holder(self._place)
         return there is not None and there.token == self._mine.token
 
 
 def take(
-    file: Path, what: str, wait: bool = False, told: Callable[[Holder], None] = lambda there: None
+    file: Path | Place, what: str, wait: bool = False, told: Callable[[Holder], object] = lambda there: None
 ) -> Lease | Holder:
-    """The lease `file`, or who has it.
+    """The lease `file`, or who has it. A path is one of this machine's.
 
     Of a holder on another machine it takes up to SILENCE seconds to know whether it lives.
 
@@ -136,12 +171,16 @@ def take(
 
     Raises:
       InputError: the folder cannot be written.
+      Unreachable: the place cannot be reached.
     """
+    place = _at(file)
     seen: Holder | None = None
     since = time.monotonic()
     while True:
         silent = seen if seen and time.monotonic() - since > SILENCE else None
-        found = _try(file, what, silent)
+        if (found := _try(place, what, silent)) is None:
+            time.sleep(0.2)
+            continue
         if isinstance(found, Lease) or (found.alive and not wait):
             return found
         if not seen or found.token != seen.token:
@@ -153,17 +192,14 @@ def take(
         time.sleep(0.2 if found.alive else 1.0)
 
 
-def holder(file: Path) -> Holder | None:
-    """Who has the lease `file` as far as the file tells; None where nobody has."""
-    try:
-        given = json.loads(file.read_text())
-        return Holder(**{each.name: given[each.name] for each in fields(Holder)})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+def holder(file: Path | Place) -> Holder | None:
+    """Who has the lease `file` as far as the file tells; None where nobody has. Raises Unreachable."""
+    return _of_text(_read(_at(file)))
 
 
-def working(file: Path) -> Holder | None:
-    """Who works under the lease `file`; None where nobody does, or only a process that is known to be dead."""
+def working(file: Path | Place) -> Holder | None:
+    """Who works under the lease `file`; None where nobody does, or only a process that is known to be dead. Raises
+    Unreachable."""
     there = holder(file)
     return None if there is None or there.alive is False else there
 
@@ -187,38 +223,111 @@ class Lookout:
         return None if now - since > SILENCE else there
 
 
-def _try(file: Path, what: str, silent: Holder | None) -> Lease | Holder:
-    """Take the lease if it is free. silent: whoever was watched for long enough without a sign of life."""
-    with _guard(file.parent):
-        there = working(file)
-        if there and not (silent and (there.token, there.beat) == (silent.token, silent.beat)):
+@contextlib.contextmanager
+def driving(file: Path | Place, say: Callable[[str], object]) -> Iterator[Lease]:
+    """While this process drives the study, no other does. say: prints a line.
+
+    Raises:
+      InputError: another one does.
+      Unreachable: as `take`.
+    """
+    told = lambda there: say(f"waiting for a sign of life of {there}") if there.alive is None else None
+    taken = take(file, "the study", told=told)
+    if isinstance(taken, Holder):
+        raise InputError(
+            f"workdir {_at(file).where} is at work: {taken}; wait for it or stop it; --dry_run and --stages=report can "
+            "be used"
+        )
+    with taken:
+        yield taken
+
+
+def _try(place: Place, what: str, silent: Holder | None) -> Lease | Holder | None:
+    """Take the lease if it is free; None: it is not known yet. silent: whoever was watched for long enough without a
+    sign of life."""
+    with place.guard():
+        text = _read(place)
+        there = _of_text(text)
+        is_silent = there and silent and (there.token, there.beat) == (silent.token, silent.beat)
+        if there and there.alive is not False and not is_silent:
             return there
         me = os.getpid()
         whose = what, platform.node(), _machine(), me, _start(me) or ""
         mine = Holder(*whose, since=time.time(), token=uuid.uuid4().hex)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _write(file, mine)
+            if text is not None:  # a dead one's, or a damaged one
+                place.remove()
+            place.write(_text(mine), new=True)
+        except FileExistsError:
+            return None
+        except Unreachable:
+            raise
         except OSError as error:
             raise InputError(
-                f"{file.parent.parent} cannot be written ({error.strerror or error}): make room there, or choose "
-                "another --workdir"
+                f"{place.where} cannot be written ({error.strerror or error}): make room there, or choose another "
+                "--workdir"
             ) from None
-    return Lease(file, mine)
+    if place.settles:
+        time.sleep(place.settles)
+        if (now := holder(place)) is None or now.token != mine.token:
+            return now
+    return Lease(place, mine)
 
 
-@contextlib.contextmanager
-def _guard(folder: Path) -> Iterator[None]:
-    """Between looking at a lease and writing it, nobody else does. Without it where files cannot be locked."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            stack.enter_context(locked(folder / "leases"))
-        yield
+@dataclass(frozen=True)
+class _File:
+    """A lease on a disk: rewritten by a rename, and guarded where files can be locked."""
+
+    file: Path
+    settles = 0.0
+
+    @property
+    def where(self) -> str:
+        return str(self.file.parent.parent)
+
+    def read(self) -> str:
+        return self.file.read_text()
+
+    def write(self, text: str, new: bool) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.file) as temporary:
+            temporary.write_text(text)
+
+    def remove(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                stack.enter_context(locked(self.file.parent / "leases"))
+            yield
 
 
-def _write(file: Path, mine: Holder) -> None:
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(asdict(mine)))
+def _at(file: Path | Place) -> Place:
+    return _File(file) if isinstance(file, Path) else file
+
+
+def _read(place: Place) -> str | None:
+    """What a lease says; None where there is none, or it cannot be read. Raises Unreachable."""
+    try:
+        return place.read()
+    except Unreachable:
+        raise
+    except (OSError, ValueError):
+        return None
+
+
+def _of_text(text: str | None) -> Holder | None:
+    try:
+        given = json.loads(text or "")
+        return Holder(**{each.name: given[each.name] for each in fields(Holder)})
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _text(mine: Holder) -> str:
+    return json.dumps(asdict(mine))
 
 
 @cache

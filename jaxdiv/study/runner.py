@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from jaxdiv.study.planner import Plan
 from jaxdiv.study.progress import Watch
 from jaxdiv.study.unit import ON_DEVICES, Unit, platforms
 
-_READING = {"correlate", "report"}
+READING = {"correlate", "report"}  # the stages that can run while another process drives the study
 
 
 @in_flags()
@@ -63,10 +64,11 @@ def run(
     with contextlib.ExitStack() as stack:
         if leads:
             if todo:
-                stack.enter_context(_driver(workdir, console))
+                say = partial(console.print, highlight=False, markup=False)
+                stack.enter_context(lease.driving(workdir / "running" / "driver.json", say))
             for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
                 console.print(line, highlight=False, markup=False)
-            if not set(stages) <= _READING:
+            if not set(stages) <= READING:
                 _record(plan)
         worker.all_here("planned")
         console.print(f"{workdir}: {len(plan.units)} units, {len(todo)} to run", highlight=False)
@@ -74,8 +76,8 @@ def run(
         while todo:
             for unit in todo:
                 for problem in unit.problems()[:1]:
-                    say = f"{unit.name} is made again: {problem}"
-                    console.print(say, highlight=False, markup=False, soft_wrap=True)
+                    line = f"{unit.name} is made again: {problem}"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
             launcher = launch(plan.study)
             if launcher is None:
                 _say_platforms(plan, todo, console)
@@ -126,7 +128,7 @@ def commands(
     checks.check_sizes(plan, _to_check(plan, stages, todo))
     checks.check_needs(todo)
     # The first stage has nothing left to do then but the data folder.
-    after = [stage for stage in stages if stage in {"prepare", *_READING}]
+    after = [stage for stage in stages if stage in {"prepare", *READING}]
     return script(todo, command, Path.cwd(), after)
 
 
@@ -173,25 +175,6 @@ def run_unit(config: ConfigDict, workdir: Path, asked: str, console: Console) ->
         reason = worker.perform(unit, watch.start(unit))
         watch.end(unit, f"failed: {reason}" if reason else "done")
     return 1 if reason else 0
-
-
-@contextlib.contextmanager
-def _driver(workdir: Path, console: Console) -> Iterator[None]:
-    """While this process drives the study in `workdir`, no other does.
-
-    Raises:
-      InputError: another one does.
-    """
-    say = lambda there: console.print(f"waiting for a sign of life of {there}", highlight=False, markup=False)
-    taken = lease.take(
-        workdir / "running" / "driver.json", "the study", told=lambda there: say(there) if there.alive is None else None
-    )
-    if isinstance(taken, lease.Holder):
-        raise InputError(
-            f"workdir {workdir} is at work: {taken}; wait for it or stop it; --dry_run and --stages=report can be used"
-        )
-    with taken:
-        yield
 
 
 def _to_check(plan: Plan, stages: Sequence[str], todo: Sequence[Unit]) -> Sequence[Unit]:
@@ -243,11 +226,11 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         for line in manifest.news(plan):
             console.print(line, highlight=False, markup=False)
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
-    if not _READING & {*stages}:
+    if not READING & {*stages}:
         return
     correlated = planner.correlation(plan)
     if not correlated.inputs:
-        if set(stages) <= _READING:
+        if set(stages) <= READING:
             raise InputError(f"nothing in {plan.workdir} is finished yet: add diversity to `stages`")
         console.print("nothing is measured yet, so there is no report", highlight=False)
         return

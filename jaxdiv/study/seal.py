@@ -37,15 +37,30 @@ def read_record(file: Path) -> dict[str, Any]:
 # A plan asks for the same record many times: once for its unit, and once for each unit that needs its result.
 @lru_cache(maxsize=2**16)
 def _parsed(file: Path, state: tuple[int, ...]) -> dict[str, Any]:
-    record = read_json(file)
+    return _opened(read_json(file))
+
+
+def record_in(data: bytes) -> dict[str, Any]:
+    """The record in a file's bytes; empty where it is not as it was written."""
+    return _opened(_json(data))
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
     return record if record.pop(_SEAL, None) == _sha256(record) else {}
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _json(file.read_bytes())
+    except OSError:
+        return {}
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -31,7 +31,7 @@ def left_behind(file, **changed):
     """A lease file that its holder, this process unless `changed`, did not give back."""
     with lease.take(file, "the study"):
         there = dataclasses.replace(lease.holder(file), **changed)
-    lease._write(file, there)
+    lease._File(file).write(lease._text(there), new=False)
     return there
 
 
@@ -105,7 +105,7 @@ def test_another_machines_holder_is_alive_while_it_gives_signs_and_dead_when_it_
         beat = there
         while not over.wait(0.1):
             beat = dataclasses.replace(beat, beat=beat.beat + 1)
-            lease._write(file, beat)
+            lease._File(file).write(lease._text(beat), new=False)
             os.utime(file, (time.time() - 3600, time.time() - 3600))  # a clock that is an hour off
 
     thread = threading.Thread(target=live)
@@ -123,7 +123,7 @@ def test_who_was_silent_too_long_and_lost_it_does_not_go_on_and_leaves_the_other
     mine = lease.take(file, "train/a")
     mine.say(0.5, "step 5")
     other = dataclasses.replace(lease.holder(file), token="another")
-    lease._write(file, other)
+    lease._File(file).write(lease._text(other), new=False)
     mine._thread.join()
     with pytest.raises(InputError, match=r"train/a: this process was silent .* another one took its work over"):
         mine.say(0.6)
@@ -156,9 +156,9 @@ def test_a_lookout_gives_up_another_machine_that_fell_silent_and_no_other(file, 
     assert lookout.working(file)  # a process of this machine is alive as long as it lives
     there = dataclasses.replace(lease.holder(file), machine="elsewhere", token="another")
     mine.release()
-    lease._write(file, there)
+    lease._File(file).write(lease._text(there), new=False)
     for beat in (0, 1):  # a sign of life counts from when it was seen
-        lease._write(file, dataclasses.replace(there, beat=beat))
+        lease._File(file).write(lease._text(dataclasses.replace(there, beat=beat)), new=False)
         assert lookout.working(file)
         now[0] += lease.SILENCE - 1
         assert lookout.working(file)

@@ -44,9 +44,9 @@ def test_what_a_dead_process_left_is_not_running_and_a_silent_machine_is_said(tm
         there = lease.holder(file)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    lease._write(file, dataclasses.replace(there, process=gone.pid))
+    lease._File(file).write(lease._text(dataclasses.replace(there, process=gone.pid)), new=False)
     assert state(each) == overview.State("run")
-    lease._write(file, dataclasses.replace(there, host="node7", machine="elsewhere"))
+    lease._File(file).write(lease._text(dataclasses.replace(there, host="node7", machine="elsewhere")), new=False)
     assert "node7" in state(each).detail and "not heard" not in state(each).detail
     monkeypatch.setattr(lease, "SILENCE", -1.0)
     assert "not heard of for" in state(each).detail
