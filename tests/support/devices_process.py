@@ -114,3 +114,5 @@ def main(cache: str, folder: Path, devices: int, hosts: int, host: int, port: in
         found |= {"one": curves(folder / "one", None), "draws": draws(mesh)}
     if host == 0:
         (folder / "found.json").write_text(json.dumps(found))
+    if hosts > 1:
+        jax.distributed.shutdown()  # which waits for the others: a process of multiprocessing runs no atexit

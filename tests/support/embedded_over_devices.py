@@ -54,3 +54,5 @@ def main(folder: Path, hosts: int, host: int, port: int) -> None:
     tasks, classes, blocks = embedded()
     examples = np.stack([np.asarray(shard.data) for shard in blocks[0][0].addressable_shards])
     np.savez(folder / f"host{host}.npz", tasks=tasks, classes=classes, examples=examples)
+    if hosts > 1:
+        jax.distributed.shutdown()  # which waits for the others: a process of multiprocessing runs no atexit

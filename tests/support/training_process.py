@@ -87,3 +87,5 @@ def main(cache: str, folder: Path, steps: int, devices: int, pause: float, hosts
         final = projections(load_params(folder, method)[0])
         found = {"gradient": projections(gradient), "losses": losses, "final": final}
         (folder / "found.json").write_text(json.dumps({"devices": jax.device_count(), **found}))
+    if hosts > 1:
+        jax.distributed.shutdown()  # which waits for the others: a process of multiprocessing runs no atexit
