@@ -58,6 +58,11 @@ def get_config() -> ConfigDict:
                 "classes": (32, 8, 16),  # train, val, test classes of a generated benchmark
                 "images_per_class": 20,
             },
+            "sampling": {  # of benchmarks like "mini_imagenet@k_dpp": see configs/samplers.py
+                "few_classes": 10,  # few_classes: how many
+                "batch_tasks": 4,  # one_batch: how many tasks
+                "class_images": 20,  # at most, of each class that is embedded for nearest, greedy and k_dpp
+            },
             "controlled": {  # the controlled experiment: see configs/controlled.py
                 "pool": "",  # the benchmark whose train classes are drawn from, instead of `benchmarks`
                 "subsets": 3,  # of each level of diversity: low, middle, high

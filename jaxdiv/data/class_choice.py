@@ -8,6 +8,7 @@ https://arxiv.org/abs/2201.11775), of fixed size and over fixed embeddings of th
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,55 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiv.errors import InputError, at_least
+
+
+@runtime_checkable
+class ClassChoice(Protocol):
+    """How a task gets its classes; a pytree, since it may be traced with its table."""
+
+    @property
+    def ways(self) -> int:
+        """How many classes a draw has."""
+
+    def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
+        """The classes of one task, in random order."""
+
+
+@struct.dataclass
+class OneOf:
+    """One of a few fixed sets of classes, each as likely."""
+
+    sets: Int[Array, "sets ways"]
+
+    @property
+    def ways(self) -> int:
+        return self.sets.shape[1]
+
+    def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
+        for_set, for_order = jax.random.split(key)
+        return jax.random.permutation(for_order, self.sets[jax.random.randint(for_set, (), 0, len(self.sets))])
+
+
+@struct.dataclass
+class Nearest:
+    """A class and those most similar to it: `draw_nearest`."""
+
+    kernel: Float[Array, "classes classes"]
+    ways: int = struct.field(pytree_node=False)
+
+    def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
+        return draw_nearest(key, self.kernel, self.ways)
+
+
+@struct.dataclass
+class Greedy:
+    """A class and those that make the determinant largest: `draw_greedy`."""
+
+    kernel: Float[Array, "classes classes"]
+    ways: int = struct.field(pytree_node=False)
+
+    def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
+        return draw_greedy(key, self.kernel, self.ways)
 
 
 @struct.dataclass
@@ -34,6 +84,9 @@ class KDPP:
     def ways(self) -> int:
         """How many classes a draw has."""
         return len(self.keep) - 1
+
+    def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
+        return draw_k_dpp(key, self)
 
 
 def similarity(embeddings: Float[Array, "classes d"]) -> Float[Array, "classes classes"]:

@@ -40,7 +40,8 @@ class Task:
 
 
 def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: int, tasks: int = 1) -> None:
-    """Raise InputError where `table` cannot give tasks of this size: too few classes, or a class too small.
+    """Raise InputError where `table` cannot give tasks of this size: too few classes, a class too small, or a choice of
+    another number of classes.
 
     It looks at static facts alone, so that it costs a step of training nothing and the table may be traced, of which
     the message then names no class.
@@ -48,6 +49,8 @@ def check_tasks(name: str, table: ImageTable, ways: int, shots: int, queries: in
     at_least(1, ways=ways, shots=shots, queries=queries, tasks=tasks)
     if table.fewest < ways:
         raise InputError(f"{name} has {table.fewest} classes, fewer than ways={ways}: lower `ways`")
+    if table.choice is not None and table.choice.ways != ways:
+        raise InputError(f"the class choice of {name} is of {table.choice.ways} classes, not of ways={ways}")
     if table.smallest < shots + queries:
         which = "a class"
         if not isinstance(table.count, jax.core.Tracer):
@@ -67,9 +70,9 @@ def sample_tasks(
     tasks: int = 1,
     augment: bool = False,
 ) -> Task:
-    """A batch of tasks: a data set uniformly, `ways` of its classes and `shots + queries` images of each, all without
-    replacement; labels follow the random order of the classes. With `augment`, each image as its data set's train
-    augmentation has it.
+    """A batch of tasks: a data set uniformly, `ways` of its classes (or as `table.choice` draws them) and
+    `shots + queries` images of each, all without replacement; labels follow the random order of the classes. With
+    `augment`, each image as its data set's train augmentation has it.
 
     Args:
       key: of the batch, or a key for each task: those of a batch's key are `jax.random.split(key, tasks)`.
@@ -88,12 +91,13 @@ def sample_tasks(
 
 
 def sample_batch(key: Array, table: ImageTable, size: int, augment: bool = False) -> tuple[Array, Array]:
-    """`size` images drawn uniformly with replacement over all classes, and each one's class: supervised training."""
+    """`size` images drawn uniformly with replacement over all classes, and each one's class: supervised training. With
+    a `table.choice`, one image of each class of as many of its draws as that takes."""
     at_least(1, size=size)
     if not table.on_host:
         return _sample_batch(key, table, size, augment)
     index = replace(table, images=None)
-    rows = _draw_batch(key, len(table.images), size)
+    rows = _draw_batch(key, index, len(table.images), size)
     return _finish_batch(key, index, table.images[np.asarray(rows)], rows, augment)
 
 
@@ -181,8 +185,11 @@ def _draw_task(key, table, ways, each):
     dataset = jax.random.randint(for_set, (), 0, len(table.rotates), jnp.int32)
     # The largest of independent uniform scores are a uniform draw without replacement, in random order. Types are
     # given, so that the same key draws the same tasks under JAX_ENABLE_X64.
-    scores = jax.random.uniform(for_classes, table.dataset.shape, jnp.float32)
-    classes = jax.lax.top_k(jnp.where(table.dataset == dataset, scores, -1), ways)[1]
+    if table.choice is None:
+        scores = jax.random.uniform(for_classes, table.dataset.shape, jnp.float32)
+        classes = jax.lax.top_k(jnp.where(table.dataset == dataset, scores, -1), ways)[1]
+    else:
+        classes = table.choice(for_classes)
     scores = jax.random.uniform(for_images, (ways, table.largest), jnp.float32)
     in_class = jnp.arange(table.largest) < table.count[classes][:, None]
     rows = table.first[classes][:, None] + jax.lax.top_k(jnp.where(in_class, scores, -1), each)[1]
@@ -192,13 +199,18 @@ def _draw_task(key, table, ways, each):
 
 @partial(jax.jit, static_argnames=("size", "augment"))
 def _sample_batch(key, table, size, augment):
-    rows = _draw_batch(key, len(table.images), size)
+    rows = _draw_batch(key, replace(table, images=None), len(table.images), size)
     return _finish_batch(key, table, table.images[rows], rows, augment)
 
 
 @partial(jax.jit, static_argnames=("images", "size"))
-def _draw_batch(key, images, size):
-    return jax.random.randint(key, (size,), 0, images, jnp.int32)
+def _draw_batch(key, table, images, size):
+    if table.choice is None:
+        return jax.random.randint(key, (size,), 0, images, jnp.int32)
+    for_classes, for_images = jax.random.split(key)
+    draws = jax.random.split(for_classes, -(-size // table.choice.ways))
+    classes = jax.vmap(table.choice)(draws).ravel()[:size]
+    return table.first[classes] + jax.random.randint(for_images, (size,), 0, table.count[classes], jnp.int32)
 
 
 @partial(jax.jit, static_argnames="augment")

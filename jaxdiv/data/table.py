@@ -100,6 +100,7 @@ class ImageTable:
       fewest: classes of the data set that has the fewest. Static like the two before: under jit, too, a task is checked
         against them, and without a look at the device.
       on_host: `images` is a memory map that stays on the host.
+      choice: how a task gets its classes (`class_choice.ClassChoice`); None: uniformly. Of one data set alone.
     """
 
     images: UInt8[Any, "n h w c"]
@@ -115,6 +116,7 @@ class ImageTable:
     smallest: int = struct.field(pytree_node=False)
     fewest: int = struct.field(pytree_node=False)
     on_host: bool = struct.field(pytree_node=False, default=False)
+    choice: Any = None
 
     def __repr__(self) -> str:
         sets = "one data set" if len(self.rotates) == 1 else f"{len(self.rotates)} data sets"

@@ -18,7 +18,7 @@ from jaxdiv.methods.registry import sections as methods_sections
 from jaxdiv.probes.registry import check_pixels
 from jaxdiv.probes.weights import IMAGENET
 from jaxdiv.stats.controlled import LEVELS
-from jaxdiv.study import own_sets, resources, sections
+from jaxdiv.study import own_sets, resources, samplers, sections
 from jaxdiv.study.flags import in_flags
 
 # How diversity is measured, as a named whole: what `--config.preset` sets of the fields that are left empty.
@@ -53,6 +53,7 @@ class Study(sections.Section):
     seeds: Annotated[tuple, sections.Each(int, (sections.Range(0, 2**32),))]
     task: sections.Task
     data: sections.Data
+    sampling: sections.Sampling
     controlled: sections.Controlled
     probe: sections.Probe
     learner: sections.Learner
@@ -136,8 +137,10 @@ class Study(sections.Section):
             )
 
     def source(self, benchmark: str) -> str:
-        """Where a benchmark's classes come from: a subset's are the pool's."""
-        return self.controlled.pool if self.controlled.pool and benchmark in self.names else benchmark
+        """Where a benchmark's classes come from: a subset's are the pool's, those of `SOURCE@SAMPLER` are SOURCE's."""
+        if self.controlled.pool and benchmark in self.names:
+            return self.controlled.pool
+        return samplers.source(benchmark)
 
     def bases(self, benchmark: str) -> tuple[str, ...]:
         """The base sets of a benchmark."""
@@ -215,7 +218,13 @@ def _check_benchmarks(study: Study) -> None:
             "or benchmarks by --config.benchmarks"
         )
     names = (*study.measured, study.fixed_test_set)
-    used = {base for name in names for base in registry.components(name, study.own)}
+    for name in names:
+        samplers.check(name, study.own)
+    if samplers.source(study.fixed_test_set) != study.fixed_test_set or samplers.source(study.controlled.pool) != (
+        study.controlled.pool
+    ):
+        raise InputError("a sampler is of a benchmark's training alone: no test set and no pool has an @")
+    used = {base for name in names for base in study.bases(name)}
     spreads: dict[float | None, str] = {}
     for base in sorted(used):
         if (spread := synthetic.spread(base)) is not None and (same := spreads.setdefault(spread, base)) != base:
@@ -228,7 +237,10 @@ def _check_sizes(study: Study) -> None:
     """A cut's numbers, and those of a controlled experiment."""
     cut, chosen, task = study.data.cut, study.controlled, study.task
     needed = task.shots + task.queries
-    most = max(len(registry.components(name, study.own)) for name in study.measured)
+    most = max(len(study.bases(name)) for name in study.measured)
+    few = study.sampling.few_classes
+    if few < task.ways and any(samplers.is_few(name) for name in study.measured):
+        raise InputError(f"--config.sampling.few_classes is {few}: it must be at least ways={task.ways}")
     if 0 < cut.images < needed or (cut.classes and cut.classes // most < task.ways):
         raise InputError(
             f"--config.data.cut of {cut.classes} classes with {cut.images} images leaves no task: it takes {task.ways} "

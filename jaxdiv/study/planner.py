@@ -18,7 +18,7 @@ from jaxdiv.methods.registry import with_inner_steps
 from jaxdiv.probes.base import Probe
 from jaxdiv.report import survey
 from jaxdiv.stats.analysis import Analysis
-from jaxdiv.study import own_sets, tables
+from jaxdiv.study import own_sets, samplers, tables
 from jaxdiv.study.config import Study, as_config
 from jaxdiv.study.sections import MAML
 from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
@@ -37,6 +37,7 @@ class Plan:
     Attributes:
       own: what is known of each of the user's data sets that is used.
       prepared: by base set and pixels.
+      classes: of each benchmark whose tasks are sampled by its classes' embeddings, those embeddings.
       pool, subsets: of a controlled experiment: its classes embedded, and the subsets chosen.
       embedded, measured: by benchmark.
       trained: by benchmark, method and run.
@@ -47,6 +48,7 @@ class Plan:
     workdir: Path
     own: Mapping[str, prepare.Known]
     prepared: Mapping[tuple[str, int], Unit]
+    classes: Mapping[str, Unit]
     pool: Unit | None
     subsets: Unit | None
     embedded: Mapping[str, Unit]
@@ -58,7 +60,7 @@ class Plan:
     def units(self) -> list[Unit]:
         """All of them, each after its inputs."""
         of_pool = [unit for unit in (self.pool, self.subsets) if unit]
-        groups = (self.prepared, self.embedded, self.measured, self.trained, self.tested)
+        groups = (self.prepared, self.classes, self.embedded, self.measured, self.trained, self.tested)
         first, *rest = (list(group.values()) for group in groups)
         return [*first, *of_pool, *(unit for group in rest for unit in group)]
 
@@ -93,18 +95,26 @@ def plan(study: Study, workdir: Path) -> Plan:
     if study.controlled.pool:
         pool = _pool(study, root, parts(names[0], for_probe))
         subsets = _subsets(study, root, pool)
-    chosen = (subsets,) if subsets else ()
-    embedded = {name: _embed(study, root, name, (*parts(name, for_probe), *chosen)) for name in names}
+    sources = dict.fromkeys(study.source(name) for name in names if samplers.by_classes(name))
+    classes = {source: _classes(study, root, source, parts(source, for_probe)) for source in sources}
+
+    def chosen(name: str) -> tuple[Unit, ...]:
+        """What chose a benchmark's classes, or how its tasks get theirs."""
+        of_classes = (classes[study.source(name)],) if samplers.by_classes(name) else ()
+        return (*of_classes, *((subsets,) if subsets else ()))
+
+    embedded = {name: _embed(study, root, name, (*parts(name, for_probe), *chosen(name))) for name in names}
     measured = {name: _diversity(study, root, unit) for name, unit in embedded.items()}
     trained, tested = {}, {}
     for test_set, name, method, run in product(study.evaluation.test_sets, names, study.methods, study.seeds):
         taught = _trained_as(study, method)
         if (name, taught, run) not in trained:
-            trained[name, taught, run] = _train(study, root, name, taught, run, (*parts(name, for_learner), *chosen))
-        where = name if test_set == "own" else study.fixed_test_set
+            inputs = (*parts(name, for_learner), *chosen(name))
+            trained[name, taught, run] = _train(study, root, name, taught, run, inputs)
+        where = samplers.source(name) if test_set == "own" else study.fixed_test_set
         inputs = (trained[name, taught, run], *parts(where, for_learner))
         tested[name, method, run, test_set] = _evaluate(study, root, name, method, run, test_set, inputs)
-    return Plan(study, workdir, own, prepared, pool, subsets, embedded, measured, trained, tested)
+    return Plan(study, workdir, own, prepared, classes, pool, subsets, embedded, measured, trained, tested)
 
 
 def correlation(plan: Plan) -> Unit:
@@ -211,15 +221,15 @@ def _is_done(unit: Unit) -> bool:
 
 
 def shown(study: Study) -> tuple[str, ...]:
-    """The benchmarks whose images are shown: of subsets, the pool that they are from."""
-    return (study.controlled.pool,) if study.controlled.pool else study.names
+    """The benchmarks whose images are shown: of subsets and samplers, the one that they are from."""
+    return tuple(dict.fromkeys(map(study.source, study.names)))
 
 
 def _origin(plan: Plan, benchmark: str) -> survey.Source:
     """Where a benchmark that is measured comes from."""
     study = plan.study
     parts = [needed(unit, "report").result for unit in plan.parts(benchmark, study.probe.pixels)]
-    cut = study.controlled if study.controlled.pool else study.data.cut
+    cut = study.controlled if study.controlled.pool else plan.embedded[benchmark].spec.table
     each = [cut.classes // len(parts) + (number < cut.classes % len(parts)) for number in range(len(parts))]
     classes = each if cut.classes else [part["train"]["classes"] for part in parts]
     images = [part["train"]["images"] for part in parts]
@@ -251,6 +261,19 @@ def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
     cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
+
+
+def _classes(study: Study, root: Path, source: str, inputs: tuple[Unit, ...]) -> Unit:
+    """The embeddings of all classes of a train split, for samplers."""
+    probe = study.probe
+    which = (_train_split(study, source, probe.pixels), probe.name, probe.weights, embed.contents(study.weights))
+    images = study.sampling.class_images
+    spec = select.PoolSpec(*which, probe.seed, 0, images, study.seed, study.compute, probe.chunk)
+    work = lambda unit, progress: select.embed_pool(
+        spec, (_images(spec.table, unit), _probe(study, progress)), progress
+    )
+    cost = 50 * (0.05 if probe.name == "resnet10_narrow" else 1.5)
+    return Unit(f"select/classes/{source}/{probe.name}", spec, work, root, inputs, cost)
 
 
 def _subsets(study: Study, root: Path, pool: Unit) -> Unit:
@@ -298,11 +321,16 @@ def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:
         distance=study.probe.distance,
         interval=study.probe.interval,
         own=any(base in study.own for base in study.bases(benchmark)),
-        true_diversity=None if study.controlled.pool else registry.true_diversity(benchmark, study.own),
+        true_diversity=_true_diversity(study, benchmark),
         embedded=embedded.spec,
     )
     work = lambda unit, progress: diversity.run(spec, embedded.load(embed.Result), progress)
     return Unit(f"diversity/{benchmark}/{study.probe.name}", spec, work, root, (embedded,), 0.1)
+
+
+def _true_diversity(study: Study, benchmark: str) -> float | None:
+    """In closed form; None where it has none, as for a part of a benchmark's classes or tasks."""
+    return registry.true_diversity(benchmark, study.own) if study.source(benchmark) == benchmark else None
 
 
 def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inputs: tuple[Unit, ...]) -> Unit:
@@ -341,7 +369,8 @@ def _train(study: Study, root: Path, benchmark: str, method: str, run: int, inpu
 def _evaluate(
     study: Study, root: Path, benchmark: str, method: str, run: int, test_set: str, inputs: tuple[Unit, ...]
 ) -> Unit:
-    trained, tasks, where = inputs[0], study.evaluation.tasks, benchmark if test_set == "own" else study.fixed_test_set
+    trained, tasks = inputs[0], study.evaluation.tasks
+    where = samplers.source(benchmark) if test_set == "own" else study.fixed_test_set
     spec = evaluate.Spec(
         benchmark=benchmark,
         method=method,
@@ -375,13 +404,14 @@ def _trained_as(study: Study, method: str) -> str:
 
 
 def _train_split(study: Study, benchmark: str, pixels: int) -> Table:
-    """The images of a train split that a study uses: all, a cut, or a subset's."""
+    """The images of a train split that a study uses, and their tasks: all, a cut, a subset's, or a sampler's."""
     whole = Table(study.source(benchmark), "train", pixels, own=tuple(study.own))
     if study.controlled.pool:
         return replace(whole, images=study.controlled.images, seed=study.seed, chosen=True)
     cut = study.data.cut
     smaller = replace(whole, classes=cut.classes, images=cut.images, seed=study.seed)
-    return smaller if cut.classes or cut.images else whole
+    used = smaller if cut.classes or cut.images else whole
+    return samplers.sampled(benchmark, used, study.sampling, study.seed)
 
 
 def _whole(study: Study, benchmark: str, split: str) -> Table:
@@ -390,9 +420,14 @@ def _whole(study: Study, benchmark: str, split: str) -> Table:
 
 def _images(table: Table, unit: Unit) -> ImageTable:
     """The images of `table`, from what the inputs of `unit` prepared and chose."""
+    if isinstance(table, samplers.Sampled):
+        embedded = [need.arrays["embeddings"] for need in unit.inputs if need.stage == "select"]
+        return samplers.with_choice(_images(table.of, unit), table, unit.spec.task.ways, *embedded)
     folders = tuple(table_folder(need) for need in unit.inputs if need.stage == "prepare")
-    chosen = [need.result["rows"] for need in unit.inputs if need.stage == "select"]
-    rows = tuple(chosen[0][unit.spec.benchmark]) if table.chosen else ()
+    rows: tuple[int, ...] = ()
+    if table.chosen:
+        (chosen,) = (need for need in unit.inputs if need.stage == "select")
+        rows = tuple(chosen.result["rows"][unit.spec.benchmark])
     return tables.read(table, folders, rows)
 
 

@@ -174,6 +174,16 @@ class Data(Section):
 
 
 @dataclass(frozen=True)
+class Sampling(Section):
+    """The samplers of benchmarks like `SOURCE@SAMPLER`: `study/samplers.py`."""
+
+    PATH: ClassVar[str] = "sampling."
+    few_classes: Annotated[int, Range(2)]
+    batch_tasks: Annotated[int, Range(1)]
+    class_images: Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True)
 class Controlled(Section):
     """The controlled experiment; an empty `pool`: there is none."""
 

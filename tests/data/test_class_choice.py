@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdiv.data.class_choice import draw_greedy, draw_k_dpp, draw_nearest, k_dpp, similarity
+from jaxdiv.data.class_choice import Greedy, Nearest, OneOf, draw_greedy, draw_k_dpp, draw_nearest, k_dpp, similarity
+from jaxdiv.data.episodes import sample_batch, sample_tasks
+from jaxdiv.data.table import make_table, place
 from jaxdiv.errors import InputError
 
 CLASSES, WAYS, DRAWS = 7, 3, 6000
@@ -78,3 +80,69 @@ def test_the_nearest_classes_are_those_of_the_largest_cosines():
 def test_more_classes_than_the_embeddings_span_are_refused():
     with pytest.raises(InputError, match="span 5 dimensions, fewer than ways=6"):
         k_dpp(KERNEL, 6)
+
+
+# In tasks and batches
+
+
+def a_table(choice):
+    """Seven classes of four images; every pixel of a class is its number."""
+    images = [np.full((4, 2, 2, 3), number, np.uint8) for number in range(CLASSES)]
+    return make_table(images, list("abcdefg"), (0.0,) * 3, (1 / 255,) * 3).replace(choice=choice)
+
+
+def classes_of(images):
+    return np.rint(np.asarray(images)[..., 0, 0, 0]).astype(int)
+
+
+SETS = jnp.array([[0, 1, 2], [4, 5, 6]])
+NAMED = {
+    "one of": OneOf(SETS),
+    "nearest": Nearest(KERNEL, WAYS),
+    "greedy": Greedy(KERNEL, WAYS),
+    "k-DPP": k_dpp(KERNEL, WAYS),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_tasks_have_the_classes_that_the_choice_draws(name):
+    choice = NAMED[name]
+    task = sample_tasks(jax.random.key(5), a_table(choice), WAYS, 1, 2, tasks=DRAWS)
+    drawn = classes_of(task.support_images)
+    np.testing.assert_array_equal(np.repeat(drawn, 2, 1), classes_of(task.query_images))
+    direct = np.asarray(jax.vmap(choice)(jax.random.split(jax.random.key(6), DRAWS)))
+    one, other = counted(drawn), counted(direct)
+    seen = one + other > 0
+    assert stats.chi2_contingency([one[seen], other[seen]]).pvalue > 0.01
+
+
+def test_of_fixed_sets_each_is_as_likely_and_labels_follow_a_random_order():
+    drawn = classes_of(sample_tasks(jax.random.key(5), a_table(OneOf(SETS)), WAYS, 1, 1, tasks=1200).support_images)
+    orders, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(orders) == 2 * 6 and stats.chisquare(counts).pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", ["one of", "k-DPP"])
+def test_a_batch_has_one_image_of_each_class_of_a_draw(name):
+    images, labels = sample_batch(jax.random.key(7), a_table(NAMED[name]), 3000)
+    np.testing.assert_array_equal(classes_of(images), labels)
+    sets = np.asarray(labels).reshape(-1, WAYS)
+    direct = np.asarray(jax.vmap(NAMED[name])(jax.random.split(jax.random.key(8), 3000)))
+    one, other = counted(sets), counted(direct)
+    seen = one + other > 0
+    assert stats.chi2_contingency([one[seen], other[seen]]).pvalue > 0.01
+    assert sample_batch(jax.random.key(7), a_table(NAMED[name]), 4)[1].shape == (4,)  # a part of a draw
+
+
+def test_the_host_and_the_device_draw_alike():
+    table = a_table(NAMED["one of"])
+    for draw in (
+        lambda table: sample_tasks(jax.random.key(3), table, WAYS, 1, 2, tasks=9),
+        lambda table: sample_batch(jax.random.key(3), table, 11),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, draw(place(table)), draw(place(table, limit=0)))
+
+
+def test_a_choice_of_another_number_of_classes_is_refused():
+    with pytest.raises(InputError, match="is of 3 classes, not of ways=5"):
+        sample_tasks(jax.random.key(0), a_table(OneOf(SETS)), 5, 1, 1)

@@ -21,7 +21,8 @@ from jaxdiv.task2vec.coefficient import pairwise_distances
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """Which classes of a pool are embedded: at most `candidates` of each data set, `images` images of each.
+    """Which classes of a pool are embedded: at most `candidates` of each data set (0: all classes), `images` images of
+    each (of all classes: at most, as many as the smallest has).
 
     weights, contents, compute, chunk: as in `embed.Spec`.
     """
@@ -82,11 +83,14 @@ def candidates(spec: PoolSpec, table: ImageTable) -> Int[np.ndarray, " classes"]
 def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: ProgressFn) -> Pool:
     """Embed the candidates among the classes of a pool, each as a task of its own."""
     table, probe = inputs
-    rows = candidates(spec, table)
+    if spec.candidates:
+        rows, images = candidates(spec, table), spec.images
+    else:
+        rows, images = np.arange(len(table.classes)), min(spec.images, table.smallest)
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
     key = key_for(spec.seed, f"select/{spec.probe}")
     at_once = spec.chunk or None, spec.compute.tasks_at_once or None
-    embedded = subsets.embed_classes(probe, table, rows, spec.images, key, spec.seed, heard, *at_once)
+    embedded = subsets.embed_classes(probe, table, rows, images, key, spec.seed, heard, *at_once)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 
