@@ -26,7 +26,7 @@ CONFIG = tiny()
 def run(tmp_path, launcher, *units):
     """What failed, and what was said."""
     console = Console(file=io.StringIO(), width=200)
-    plan = planner.Plan(door.read(CONFIG), tmp_path, {}, {}, None, None, {}, {}, {}, {})
+    plan = planner.Plan(door.read(CONFIG), tmp_path, {}, {}, {}, None, None, {}, {}, {}, {})
     failures = driver.Work(plan, list(units), launcher, CONFIG, console).done()
     return {each["unit"]: each["reason"] for each in failures}, console.file.getvalue()
 
