@@ -8,7 +8,7 @@ https://arxiv.org/abs/2201.11775), of fixed size and over fixed embeddings of th
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,12 @@ class ClassChoice(Protocol):
         """The classes of one task, in random order."""
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class OneOf:
     """One of a few fixed sets of classes, each as likely."""
 
-    sets: Int[Array, "sets ways"]
+    sets: Int[Any, "sets ways"]
 
     @property
     def ways(self) -> int:
@@ -46,28 +47,31 @@ class OneOf:
         return jax.random.permutation(for_order, self.sets[jax.random.randint(for_set, (), 0, len(self.sets))])
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class Nearest:
     """A class and those most similar to it: `draw_nearest`."""
 
-    kernel: Float[Array, "classes classes"]
+    kernel: Float[Any, "classes classes"]
     ways: int = struct.field(pytree_node=False)
 
     def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
         return draw_nearest(key, self.kernel, self.ways)
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class Greedy:
     """A class and those that make the determinant largest: `draw_greedy`."""
 
-    kernel: Float[Array, "classes classes"]
+    kernel: Float[Any, "classes classes"]
     ways: int = struct.field(pytree_node=False)
 
     def __call__(self, key: PRNGKeyArray) -> Int[Array, " ways"]:
         return draw_greedy(key, self.kernel, self.ways)
 
 
+@no_type_check  # a pytree: transformations put in it what they like
 @struct.dataclass
 class KDPP:
     """A determinantal process over classes, ready to be drawn from: see `k_dpp`.
@@ -77,8 +81,8 @@ class KDPP:
       keep: how likely the draw keeps eigenvector n where it still has to keep l, 0 to `ways`: [l, n].
     """
 
-    vectors: Float[Array, "classes classes"]
-    keep: Float[Array, "kept classes"]
+    vectors: Float[Any, "classes classes"]
+    keep: Float[Any, "kept classes"]
 
     @property
     def ways(self) -> int:
