@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -47,6 +48,7 @@ class Network:
     shape: tuple[int, ...]
 
     @full_precision
+    @partial(jax.jit, static_argnames="self")  # only the draws: the forward pass that tells the shapes is not computed
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Parameters, and batch-norm statistics of mean 0 and variance 1."""
         variables = self.module.init(key, jnp.zeros((2, *self.shape)))

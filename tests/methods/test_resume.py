@@ -14,7 +14,7 @@ import training_process
 from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.methods.train import TERMINATED
 
-STEPS = 200
+STEPS = 100
 # Forked from a process that has imported everything and started no backend: a second instead of five.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["training_process"])
@@ -61,7 +61,7 @@ def undisturbed(begin, tmp_path_factory):
 def test_killed_at_five_random_moments_the_parameters_are_those_of_an_undisturbed_run(begin, undisturbed, tmp_path):
     moments, steps = random.Random(0), [0]
     for number in range(5):
-        process = begin(tmp_path, pause=0.01)
+        process = begin(tmp_path, pause=0.02)
         wait_for(tmp_path / "began", process)
         while not number % 2 and latest_step(tmp_path) == steps[-1]:
             time.sleep(0.01)  # every other run comes as far as a new checkpoint, the first among them
