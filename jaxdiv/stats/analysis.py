@@ -20,11 +20,12 @@ from jaxdiv.stats.controlled import ControlledEffect, controlled_experiment
 from jaxdiv.stats.correlation import Correlation, Fit, correlations
 from jaxdiv.stats.differences import Difference, differences
 from jaxdiv.stats.effect_size import EffectSize, effect_size_trends, effect_sizes
+from jaxdiv.stats.paired import Counterpart, PairedEffect, paired_effects
 from jaxdiv.stats.rows import Point, from_json
 from jaxdiv.stats.shared_sets import SharedSetsLine, shared_sets
 
 # Raised with every change of what is computed or stored: the results of an older study are then computed again.
-STATISTICS = 6
+STATISTICS = 7
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Analysis:
     effect_sizes: tuple[EffectSize, ...] = ()
     effect_size_trends: tuple[Fit, ...] = ()
     controlled: tuple[ControlledEffect, ...] = ()
+    paired: tuple[PairedEffect, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As values that `json.dumps` takes; an enum as its value."""
@@ -66,6 +68,7 @@ def analyse(
     per_task: Mapping[tuple[str, str, str], Float[np.ndarray, " test_tasks"]],
     shares: Mapping[str, Mapping[str, float]],
     controlled: bool = False,
+    counterparts: Mapping[str, Counterpart] | None = None,
 ) -> Analysis:
     """Every statistic of a study.
 
@@ -76,6 +79,7 @@ def analyse(
       per_task: accuracy task by task by (benchmark, method, test set), seeds averaged.
       shares: the share of each data set in a benchmark's tasks; a part of a set counts as that set.
       controlled: whether the benchmarks are subsets of one pool, chosen for their diversity.
+      counterparts: by benchmark, what one that takes its source's data otherwise is compared with.
     """
     measured = {row["benchmark"]: _of_benchmark(row) for row in diversity}
     points = tuple(
@@ -96,6 +100,7 @@ def analyse(
         effect_sizes=tuple(effects),
         effect_size_trends=tuple(effect_size_trends(effects)),
         controlled=tuple(controlled_experiment(points)) if controlled else (),
+        paired=tuple(paired_effects(points, counterparts or {})),
     )
 
 
