@@ -16,6 +16,7 @@ from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT, Compute
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, in_its_precision
+from jaxdiv.task2vec.classes import embed_classes
 from jaxdiv.task2vec.coefficient import pairwise_distances
 
 
@@ -90,7 +91,7 @@ def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: Progr
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
     key = key_for(spec.seed, f"select/{spec.probe}")
     at_once = spec.chunk or None, spec.compute.tasks_at_once or None
-    embedded = subsets.embed_classes(probe, table, rows, images, key, spec.seed, heard, *at_once)
+    embedded = embed_classes(probe, table, rows, images, key, spec.seed, heard, *at_once)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 
