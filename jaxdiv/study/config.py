@@ -219,7 +219,7 @@ def _check_benchmarks(study: Study) -> None:
         )
     names = (*study.measured, study.fixed_test_set)
     for name in names:
-        samplers.check(name, study.own)
+        samplers.check(name, study.own, study.task.ways)
     if samplers.source(study.fixed_test_set) != study.fixed_test_set or samplers.source(study.controlled.pool) != (
         study.controlled.pool
     ):

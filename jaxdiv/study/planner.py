@@ -230,12 +230,13 @@ def _origin(plan: Plan, benchmark: str) -> survey.Source:
     study = plan.study
     parts = [needed(unit, "report").result for unit in plan.parts(benchmark, study.probe.pixels)]
     cut = study.controlled if study.controlled.pool else plan.embedded[benchmark].spec.table
-    each = [cut.classes // len(parts) + (number < cut.classes % len(parts)) for number in range(len(parts))]
-    classes = each if cut.classes else [part["train"]["classes"] for part in parts]
+    kept = cut.count if isinstance(cut, samplers.Chosen) else cut.classes
+    each = [kept // len(parts) + (number < kept % len(parts)) for number in range(len(parts))]
+    classes = each if kept else [part["train"]["classes"] for part in parts]
     images = [part["train"]["images"] for part in parts]
     if cut.images:
         images = [number * cut.images for number in classes]
-    elif cut.classes:
+    elif kept:
         images = []  # as many as the classes drawn have
     paths = [study.own[base].path for base in study.bases(benchmark) if base in study.own]
     lost: dict[str, list[str]] = {}
@@ -272,7 +273,7 @@ def _classes(study: Study, root: Path, source: str, inputs: tuple[Unit, ...]) ->
     work = lambda unit, progress: select.embed_pool(
         spec, (_images(spec.table, unit), _probe(study, progress)), progress
     )
-    cost = 50 * (0.05 if probe.name == "resnet10_narrow" else 1.5)
+    cost = (study.data.cut.classes or 100) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
     return Unit(f"select/classes/{source}/{probe.name}", spec, work, root, inputs, cost)
 
 
@@ -411,7 +412,7 @@ def _train_split(study: Study, benchmark: str, pixels: int) -> Table:
     cut = study.data.cut
     smaller = replace(whole, classes=cut.classes, images=cut.images, seed=study.seed)
     used = smaller if cut.classes or cut.images else whole
-    return samplers.sampled(benchmark, used, study.sampling, study.seed)
+    return samplers.sampled(benchmark, used, study.sampling, study.probe.distance, study.seed)
 
 
 def _whole(study: Study, benchmark: str, split: str) -> Table:
@@ -420,7 +421,7 @@ def _whole(study: Study, benchmark: str, split: str) -> Table:
 
 def _images(table: Table, unit: Unit) -> ImageTable:
     """The images of `table`, from what the inputs of `unit` prepared and chose."""
-    if isinstance(table, samplers.Sampled):
+    if isinstance(table, samplers.Sampled | samplers.Chosen):
         embedded = [need.arrays["embeddings"] for need in unit.inputs if need.stage == "select"]
         return samplers.with_choice(_images(table.of, unit), table, unit.spec.task.ways, *embedded)
     folders = tuple(table_folder(need) for need in unit.inputs if need.stage == "prepare")
