@@ -55,6 +55,13 @@ def check_sizes(plan: Plan, missing: Iterable[Unit]) -> None:
             found = tables.outline(table, folders, study.data_settings, plan.outlines)
             if found is None or table.chosen:
                 continue
+            if unit in plan.candidates:
+                choosable = int((np.asarray(found.dataset) < len(study.bases(study.pool))).sum())
+                if study.choice.classes > choosable:
+                    raise InputError(
+                        f"--config.choice.classes is {study.choice.classes}: {study.pool} has {choosable} classes in "
+                        f"its train split"
+                    )
             if unit is plan.pool:
                 rows, chosen = select.candidates(unit.spec, found), study.controlled
                 subsets.check_choice(np.asarray(found.dataset)[rows], chosen.classes, chosen.subsets)
