@@ -1,14 +1,14 @@
 """Single classes instead of tasks: their embeddings, a choice among them by diversity, and what the choice gains."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from jaxdiv.data.episodes import read_images, sample_batch
+from jaxdiv.data.episodes import read_images
 from jaxdiv.data.table import ImageTable, checked_rows, take
 from jaxdiv.errors import InputError, at_least, check_known
 from jaxdiv.probes.base import Probe
@@ -30,31 +30,56 @@ def embed_classes(
 ) -> Float[np.ndarray, "classes filters"]:
     """Task2Vec embeddings (exact, converged head) of single classes of a pool.
 
-    Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the whole pool, the same
-    for all. Different devices embed different classes; `chunk` and `tasks_at_once` are as `embed_tasks`'s.
+    Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the pool's other classes,
+    which are nearly the same for all. Different devices embed different classes; `chunk` and `tasks_at_once` are as
+    `embed_tasks`'s.
 
     Raises:
-      InputError: as `embed_tasks`, for a row that is no class of the pool, and a class with fewer images.
+      InputError: as `embed_tasks`, for a row that is no class of the pool, for a class with fewer images, and for a
+        pool with fewer images beside a class.
     """
     at_least(1, images=images)
-    background, _ = sample_batch(key, pool, images)
     chosen = jax.device_put(take(pool, rows, images, seed))
+    backgrounds = _backgrounds(key, pool, rows, images)
     how, draw = How(ways=2, estimator="exact", head="converged", chunk=chunk), _AgainstAll(images)
     numbers = np.arange(len(rows), dtype=np.int32)
-    source = (chosen, background)
+    source = (chosen, *backgrounds)
     return embed_each(probe, how, numbers, draw, source, tasks_at_once=tasks_at_once, progress=progress)
+
+
+def _backgrounds(
+    key: PRNGKeyArray, pool: ImageTable, rows: Int[np.ndarray, " classes"], images: int
+) -> tuple[Float[Array, "some h w c"], Int[np.ndarray, "classes images"]]:
+    """Images as a probe sees them, and which of them are the background of each class in `rows`: the first of one
+    random order of the pool that are not its own.
+
+    An image of the class itself would carry both labels: the head cannot tell it apart, and such a class would have an
+    embedding a hundred times as long, far from all others.
+    """
+    first, count = np.asarray(pool.first), np.asarray(pool.count)
+    whole, most = len(pool.images), int(count[rows].max())
+    if whole - most < images:
+        raise InputError(f"a class has all but {whole - most} images of the pool, `images` is {images}: lower it")
+    order = np.asarray(jax.random.permutation(key, whole))[: images + most]
+    others = [order[(order < first[row]) | (order >= first[row] + count[row])][:images] for row in rows]
+    used, which = np.unique(others, return_inverse=True)
+    part = np.bincount(np.searchsorted(first, used, side="right") - 1, minlength=len(first)).astype(np.int32)
+    shown = replace(
+        pool, images=np.asarray(pool.images[used]), first=np.cumsum(part, dtype=np.int32) - part, count=part
+    )
+    return read_images(jax.device_put(shown), np.arange(len(used))), which.reshape(len(rows), images)
 
 
 @dataclass(frozen=True)
 class _AgainstAll:
-    """Draws the task of a class, by its number among the chosen: its `images` images against the background."""
+    """Draws the task of a class, by its number among the chosen: its `images` images against its background."""
 
     images: int
 
-    def __call__(self, source: tuple[ImageTable, Array], number: Int[ArrayLike, ""]) -> Tasks:
-        chosen, background = source
+    def __call__(self, source: tuple[ImageTable, Array, Array], number: Int[ArrayLike, ""]) -> Tasks:
+        chosen, shown, which = source
         mine = read_images(chosen, number * self.images + jnp.arange(self.images))
-        return jnp.concatenate([mine, background]), jnp.repeat(jnp.arange(2), self.images), None
+        return jnp.concatenate([mine, shown[which[number]]]), jnp.repeat(jnp.arange(2), self.images), None
 
 
 @dataclass(frozen=True)

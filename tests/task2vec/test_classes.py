@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from jaxdiv import choice_gain, choose_classes, load_probe, pairwise_distances
+from jaxdiv.data.episodes import read_images
 from jaxdiv.data.table import make_table, union
 from jaxdiv.errors import InputError
+from jaxdiv.task2vec import classes
 from jaxdiv.task2vec.classes import embed_classes
 
 
@@ -36,6 +38,46 @@ def test_classes_with_too_few_images_are_not_embedded_with_other_classes_images(
         embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 6]), 4, jax.random.key(0), 0)
     with pytest.raises(InputError, match="`images` is 0"):
         embed_classes(load_probe("resnet10_narrow"), pool, np.array([0]), 0, jax.random.key(0), 0)
+
+
+def test_a_class_stands_against_images_of_other_classes_in_one_order():
+    pool = union([numbered(12, 3, 0), numbered(4, 6, 100)])
+    rows = np.array([0, 2, 5, 8])
+    shown, which = classes._backgrounds(jax.random.key(0), pool, rows, 16)
+    values = np.round((np.asarray(shown)[:, 0, 0, 0] * 0.25 + 0.5) * 255)[which]  # each image's own number
+    assert which.shape == (4, 16) and all(len(set(line)) == 16 for line in values)
+    own = [set(np.asarray(pool.images)[pool.first[row] :][: pool.count[row], 0, 0, 0]) for row in rows]
+    assert not any(set(line) & mine for line, mine in zip(values, own, strict=True))
+    # What differs is what a class may not have: of 60 images a class has 12 or 4.
+    assert len(set(values[2]) & set(values[3])) >= 16 - 8
+    assert (values != np.asarray(classes._backgrounds(jax.random.key(1), pool, rows, 16)[0])[:1, 0, 0, 0]).any()
+    with pytest.raises(InputError, match="all but 24 images of the pool, `images` is 25"):
+        classes._backgrounds(jax.random.key(0), union([numbered(12, 3, 0)]), rows[:2], 25)
+
+
+def test_images_of_the_class_itself_in_its_background_would_make_its_embedding_long(monkeypatch):
+    """Why there are none."""
+    rng = np.random.default_rng(0)
+    colours = rng.uniform(60, 190, (6, 1, 1, 3))
+    by_class = [(colour + rng.normal(0, 12, (8, 16, 16, 3))).clip(0, 255).astype(np.uint8) for colour in colours]
+    pool = make_table(by_class, list("abcdef"), [0.5] * 3, [0.25] * 3)
+    lengths = lambda: np.linalg.norm(
+        embed_classes(load_probe("resnet10_narrow"), pool, np.arange(6), 8, jax.random.key(0), 0), axis=1
+    )
+    first = np.asarray(jax.random.permutation(jax.random.key(0), 48))[:8]
+    with_own = read_images(jax.device_put(pool), first), np.tile(np.arange(8), (6, 1))
+    without = lengths()
+    monkeypatch.setattr(classes, "_backgrounds", lambda *given: with_own)
+    ratio, own = lengths() / without, np.bincount(first // 8, minlength=6)
+    assert own.tolist() == [2, 0, 1, 1, 3, 1]
+    assert ratio[own > 1].min() > 2 and ratio[1] == pytest.approx(1)
+
+
+def numbered(count, classes, start):
+    """A data set each of whose images is of a grey of its own."""
+    values = start + np.arange(count * classes, dtype=np.uint8).reshape(classes, count, 1, 1, 1)
+    by_class = list(np.broadcast_to(values, (classes, count, 8, 8, 3)))
+    return make_table(by_class, [f"{start} {c}" for c in range(classes)], [0.5] * 3, [0.25] * 3)
 
 
 def flat(images, classes):
