@@ -70,6 +70,13 @@ def get_config() -> ConfigDict:
                 "images": 20,  # of each class
                 "candidates": 144,  # classes of each data set that are embedded and chosen from
             },
+            "choice": {  # of classes by diversity, in a study without methods: see configs/choose.py
+                "classes": 0,  # how many; 0: there is none
+                "pool": "",  # the benchmark whose train classes are chosen from; empty: all of your own images
+                "have": "",  # what one has already and the choice adds to: a benchmark, or a folder of images
+                "goal": "most",  # or least diverse
+                "images": 20,  # at most, of each class that is embedded; the measured half of it has half as many
+            },
             "probe": {
                 "name": "resnet10_narrow",
                 "weights": "",  # a file of weights; "imagenet": torchvision's; empty: random parameters

@@ -32,6 +32,9 @@ from .probes.registry import load_probe as load_probe
 from .report.heatmap import heat_map as heat_map
 from .report.heatmap import task_map as task_map
 from .stats.regression import r_squared as r_squared
+from .task2vec.classes import choice_gain as choice_gain
+from .task2vec.classes import choose_classes as choose_classes
+from .task2vec.classes import embed_classes as embed_classes
 from .task2vec.coefficient import cross_diversity as cross_diversity
 from .task2vec.coefficient import diversity as diversity
 from .task2vec.coefficient import noise_floor as noise_floor

@@ -309,24 +309,29 @@ def draw_classes(
     return np.sort(np.array(rows, int))
 
 
-def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed: int) -> ImageTable:
+def take(table: ImageTable, rows: Sequence[int] | np.ndarray, images: int, seed: int, part: int = 0) -> ImageTable:
     """The classes in `rows` alone, and of each only `images` images (0: all), drawn by its name and the seed.
+
+    part: which `images` images of each; different parts share none.
 
     Raises:
       InputError: a row that is no class of the table or is given twice, or a class with fewer images.
     """
-    at_least(0, images=images, seed=seed)
+    at_least(0, images=images, seed=seed, part=part)
     rows = checked_rows(rows, len(table.classes), "classes")
     if not len(rows) or len(np.unique(rows)) < len(rows):
         raise InputError(f"`rows` must be at least one class, and each once, not {rows.tolist()}")
     count = np.asarray(table.count)
     small = rows[np.argmin(count[rows])]
-    if count[small] < images:
-        raise InputError(f"class {table.classes[small]!r} has {count[small]} images, `images` is {images}: lower it")
+    if count[small] < (part + 1) * images:
+        times = f" and `part` {part}" if part else ""
+        raise InputError(
+            f"class {table.classes[small]!r} has {count[small]} images, `images` is {images}{times}: lower it"
+        )
     kept: list[np.ndarray] = []
     for row in rows:
         first, whole = int(table.first[row]), int(count[row])
-        drawn = _draws(table.classes[row], seed).permutation(whole)[: images or whole]
+        drawn = _draws(table.classes[row], seed).permutation(whole)[part * images :][: images or whole]
         kept.append(first + np.sort(drawn))
     counts = np.array([len(of_class) for of_class in kept], np.int32)
     dataset = np.asarray(table.dataset)[rows]

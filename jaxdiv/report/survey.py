@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxdiv.files import replacing
 from jaxdiv.report import comparison
 from jaxdiv.report import html as page
+from jaxdiv.report.choice import Choice, choice_sentences, choice_table, choice_title, draw_choice
 from jaxdiv.report.columns import between_column, p_column, record, span_column
 from jaxdiv.report.comparison import CrossDistance, DiversityDifference
 from jaxdiv.report.data_sets import left_out
@@ -26,6 +27,7 @@ from jaxdiv.report.wording import DASH, distance_of, distance_text, listed, shor
 from jaxdiv.task2vec.coefficient import Estimate, pairwise_distances
 
 Row = Mapping[str, Any]
+_OPEN_ROWS = 30  # of a list that is shown open
 
 
 class Source(NamedTuple):
@@ -45,11 +47,13 @@ class Survey(NamedTuple):
     """What was measured, by benchmark.
 
     rows: Table 1's, all measured alike, with what `published.unlike` reads. embeddings: of each benchmark's tasks.
+    choice: of classes, where one was asked for.
     """
 
     rows: Sequence[Row]
     embeddings: Mapping[str, Float[np.ndarray, "tasks filters"]]
     sources: Mapping[str, Source]
+    choice: Choice | None = None
 
     def distances(self) -> dict[str, Float[np.ndarray, "tasks tasks"]]:
         """Of every two tasks of each benchmark."""
@@ -67,8 +71,8 @@ def write_survey(
     contact_sheets: Mapping[str, str | Path],
     unfinished: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes report.html, table1.csv, per benchmark tasks-NAME.png and .svg and distances-NAME.csv, and of several
-    benchmarks cross.csv and differences.csv; returns the page's path.
+    """Writes report.html, table1.csv, per benchmark tasks-NAME.png and .svg and distances-NAME.csv, of several
+    benchmarks cross.csv and differences.csv, and of a choice choice.csv, .png and .svg; returns the page's path.
 
     Args:
       settings, provenance: any JSON values, shown as they are.
@@ -76,7 +80,7 @@ def write_survey(
       unfinished: as in `report.write_report`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, embeddings, sources = found
+    rows, embeddings, sources = found.rows, found.embeddings, found.sources
     distances = found.distances()
     facts = [_with_source(row, sources[row["benchmark"]]) for row in rows]
     tables = [_coefficients(facts)]
@@ -96,11 +100,17 @@ def write_survey(
         files |= {f"tasks-{name}.png": drawn.png, f"tasks-{name}.svg": drawn.svg}
         lines = [",".join(f"{d:.6g}" for d in line) for line in distances[name]]
         files[f"distances-{name}.csv"] = "\n".join([*lines, ""])
+    drawn_choice = None
+    if found.choice:
+        drawn_choice, list_of_choice = draw_choice(found.choice), choice_table(found.choice)
+        files |= {"choice.csv": to_csv(list_of_choice.records, list_of_choice.keys)}
+        files |= {"choice.png": drawn_choice.png, "choice.svg": drawn_choice.svg}
     files["report.html"] = _page(
         found,
         tables,
         [*so_far(unfinished), *_lead(found, cross, differences)],
         figures,
+        drawn_choice,
         settings,
         provenance,
         contact_sheets,
@@ -119,7 +129,8 @@ def noun(sources: Mapping[str, Source]) -> str:
 def _lead(found: Survey, cross: Sequence[CrossDistance], differences: Sequence[DiversityDifference]) -> list[str]:
     """What the survey says, in sentences."""
     classes = {name: source.classes for name, source in found.sources.items()}
-    text = [*comparison.coefficients(found.rows), *comparison.between(cross), *comparison.verdicts(differences)]
+    text = choice_sentences(found.choice) if found.choice else []
+    text += [*comparison.coefficients(found.rows), *comparison.between(cross), *comparison.verdicts(differences)]
     images = {name: source.images for name, source in found.sources.items()}
     return text + comparison.shared_classes(found.rows, classes) + comparison.same_images(found.rows, classes, images)
 
@@ -129,15 +140,20 @@ def _page(
     tables: Sequence[Table],
     lead: Sequence[str],
     figures: Mapping[str, Rendered],
+    drawn_choice: Rendered | None,
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     contact_sheets: Mapping[str, str | Path],
 ) -> str:
-    rows, _, sources = found
+    rows, sources = found.rows, found.sources
     names = [row["benchmark"] for row in rows]
     what = noun(sources)
     title = f"Diversity of {listed(names)}" if len(names) < 4 else f"Diversity of {len(names)} {what}"
-    parts = [(f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page.table_part(tables[0]) + _left_out(sources))]
+    parts = []
+    if found.choice and drawn_choice:
+        title = choice_title(found.choice)
+        parts.append(("The choice", _choice_part(found.choice, drawn_choice)))
+    parts += [(f"The {what}" if len(rows) > 1 else f"The {what[:-1]}", page.table_part(tables[0]) + _left_out(sources))]
     parts.append(("What may be compared", _bullets(comparison.comparable(rows))))
     if not unlike(rows[0]):
         parts.append(("The paper's values", page.table_part(paper_table(rows[0]["probe"]))))
@@ -166,6 +182,14 @@ def _page(
     ]
     parts.append(("Details", "".join(details)))
     return page.assemble(title, note, lead, parts)
+
+
+def _choice_part(found: Choice, drawn: Rendered) -> str:
+    table = choice_table(found)
+    told = f"<p>{html.escape(table.text)} The list is also choice.csv.</p>"
+    curve = f'<div class="panels large"><div>{drawn.panels[0][0]}</div></div>'
+    listed = page.to_html(table)
+    return told + curve + (page.folded_part("The classes", listed) if len(table.rows) > _OPEN_ROWS else listed)
 
 
 def _bullets(sentences):
@@ -259,7 +283,7 @@ def paper_table(probe: str) -> Table:
 
 def terminal(found: Survey, width: int) -> list[Any]:
     """What a terminal of `width` columns shows at the end: tables, what was left out, and the conclusion."""
-    rows, embeddings, sources = found
+    rows, embeddings, sources = found.rows, found.embeddings, found.sources
     own = _coefficients([_with_source(row, sources[row["benchmark"]]) for row in rows])
     own = own._replace(columns=[column for column in own.columns if column.heading != "folder"], fixed="")
     shown: list[Any] = [to_terminal(own, width)]

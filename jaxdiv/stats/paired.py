@@ -133,10 +133,8 @@ def _effect(
 
 def _mean(points: Sequence[Point | None], name: str) -> float | None:
     """The mean of a field; None without points, or where one is missing or not finite."""
-    values = [getattr(point, name) if point else None for point in points]
-    if not values or any(value is None or not math.isfinite(value) for value in values):
-        return None
-    return math.fsum(values) / len(values)
+    values = [math.nan if point is None or (value := getattr(point, name)) is None else value for point in points]
+    return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
 
 def _judged(row: PairedEffect) -> PairedEffect:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxdiv.data.prepare import check_inputs
 from jaxdiv.errors import InputError, unknown
 from jaxdiv.probes.weights import check_weights
-from jaxdiv.study import subsets, tables
+from jaxdiv.study import samplers, subsets, tables
 from jaxdiv.study.planner import STAGES, Plan, table_folder
 from jaxdiv.study.stages import select
 from jaxdiv.study.unit import Unit, needed
@@ -55,11 +55,20 @@ def check_sizes(plan: Plan, missing: Iterable[Unit]) -> None:
             found = tables.outline(table, folders, study.data_settings, plan.outlines)
             if found is None or table.chosen:
                 continue
+            if unit in plan.candidates:
+                choosable = int((np.asarray(found.dataset) < len(study.bases(study.pool))).sum())
+                if study.choice.classes > choosable:
+                    raise InputError(
+                        f"--config.choice.classes is {study.choice.classes}: {study.pool} has {choosable} classes in "
+                        f"its train split"
+                    )
             if unit is plan.pool:
                 rows, chosen = select.candidates(unit.spec, found), study.controlled
                 subsets.check_choice(np.asarray(found.dataset)[rows], chosen.classes, chosen.subsets)
             else:
-                tables.check(table, found, study.task, plan.outlines)
+                used = tables.check(table, found, study.task, plan.outlines)
+                if isinstance(table, samplers.Chosen):
+                    samplers.check_size(table, len(used.classes))
 
 
 def chosen(plan: Plan, stages: Iterable[str], globs: Sequence[str]) -> list[Unit]:

@@ -55,6 +55,7 @@ class Study(sections.Section):
     data: sections.Data
     sampling: sections.Sampling
     controlled: sections.Controlled
+    choice: sections.Choice
     probe: sections.Probe
     learner: sections.Learner
     compute: sections.Compute
@@ -69,21 +70,40 @@ class Study(sections.Section):
             sections.check_each_once(name, getattr(self, name), least)
         with in_flags(pixels="--config.probe.pixels"):
             check_pixels(self.probe.name, self.probe.pixels)
+        _check_choice(self)
         _check_benchmarks(self)
         _check_sizes(self)
         _ = self.data_settings, self.weights  # a path that cannot be one is said before anything else
 
     @cached_property
     def own(self) -> dict[str, OwnSet]:
-        """The user's own data sets by their names."""
-        return own_sets.read(self.datasets, self.images)
+        """The user's own data sets by their names; that which a choice adds to comes last."""
+        mine, have = own_sets.read(self.datasets, self.images), self.choice.have
+        if not have or all(part in mine or registry.is_known(part) for part in have.split("+")):
+            return mine
+        return own_sets.read(self.datasets, ",".join(filter(None, (self.images, have))))
+
+    @cached_property
+    def have(self) -> str:
+        """The benchmark whose classes one has already; empty: none."""
+        named = len(own_sets.read(self.datasets, self.images))
+        return "+".join(tuple(self.own)[named:]) or self.choice.have
+
+    @property
+    def pool(self) -> str:
+        """The benchmark whose classes a choice is from."""
+        return self.choice.pool or "+".join(name for name in self.own if name not in self.have.split("+"))
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The benchmarks that are named, and a pool; each of the user's own data sets where none is named."""
+        """The benchmarks that are named, and a pool; where none is named, each of the user's own data sets, and what a
+        choice is about."""
         if self.controlled.pool:
             return (*self.benchmarks, self.controlled.pool)
-        return self.benchmarks or tuple(self.own)
+        if self.benchmarks or not self.choice.classes:
+            return self.benchmarks or tuple(self.own)
+        named = [part for name in (self.pool, self.have) if name for part in registry.components(name, self.own)]
+        return tuple(dict.fromkeys((*self.own, *named)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -219,7 +239,7 @@ def _check_benchmarks(study: Study) -> None:
         )
     names = (*study.measured, study.fixed_test_set)
     for name in names:
-        samplers.check(name, study.own)
+        samplers.check(name, study.own, study.task.ways)
     if samplers.source(study.fixed_test_set) != study.fixed_test_set or samplers.source(study.controlled.pool) != (
         study.controlled.pool
     ):
@@ -263,3 +283,30 @@ def _check_sizes(study: Study) -> None:
         )
     if chosen.images < needed:
         raise InputError(f"--config.controlled.images is {chosen.images}: a task takes shots + queries = {needed}")
+
+
+def _check_choice(study: Study) -> None:
+    """That a choice has a pool, apart from what one has, and a report that shows it."""
+    choice = study.choice
+    if not choice.classes:
+        if choice.pool or choice.have:
+            raise InputError("--config.choice.classes is 0: say how many classes of the pool are chosen")
+        return
+    if study.methods or study.controlled.pool or study.data.cut.classes or study.data.cut.images:
+        raise InputError(
+            "--config.choice is of a study that trains nothing and cuts nothing: set --config.methods='()' and no "
+            "--config.controlled.pool and no --config.data.cut"
+        )
+    if "@" in study.pool + study.have:
+        raise InputError("--config.choice.pool and --config.choice.have are benchmarks without an @")
+    if not study.pool:
+        raise InputError(
+            "--config.choice has no pool: name your images by --config.images=DIR, or --config.choice.pool"
+        )
+    pool, have = (registry.components(name, study.own) if name else () for name in (study.pool, study.have))
+    if twice := sorted(set(pool) & set(have)):
+        raise InputError(
+            f"--config.choice.have has {twice[0]}, and so has the pool: a class that one has is not chosen"
+        )
+    if choice.classes < 2 and not have:
+        raise InputError("--config.choice.classes is 1: one class alone has no diversity; choose 2 or more")

@@ -17,14 +17,16 @@ from jaxdiv.data.table import ImageTable
 from jaxdiv.methods.registry import with_inner_steps
 from jaxdiv.probes.base import Probe
 from jaxdiv.report import survey
+from jaxdiv.report.choice import Choice
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import own_sets, samplers, tables
 from jaxdiv.study.config import Study, as_config
 from jaxdiv.study.sections import MAML
-from jaxdiv.study.stages import correlate, diversity, embed, evaluate, prepare, report, select, train
+from jaxdiv.study.stages import choose, correlate, diversity, embed, evaluate, prepare, report, select, train
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, platforms, provenance
 from jaxdiv.task2vec import fisher
+from jaxdiv.task2vec.classes import Gain
 
 _TABLE = "table"  # the folder of the images in a unit of `prepare`
 STAGES = ("prepare", "select", "embed", "diversity", "train", "evaluate", "correlate", "report")
@@ -42,6 +44,7 @@ class Plan:
       embedded, measured: by benchmark.
       trained: by benchmark, method and run.
       tested: by benchmark, method, run and test set.
+      candidates, choice: of a choice for people: its classes embedded, from all images and from each half; the choice.
     """
 
     study: Study
@@ -55,11 +58,13 @@ class Plan:
     measured: Mapping[str, Unit]
     trained: Mapping[tuple[str, str, int], Unit]
     tested: Mapping[tuple[str, str, int, str], Unit]
+    candidates: tuple[Unit, ...] = ()
+    choice: Unit | None = None
 
     @property
     def units(self) -> list[Unit]:
         """All of them, each after its inputs."""
-        of_pool = [unit for unit in (self.pool, self.subsets) if unit]
+        of_pool = [unit for unit in (self.pool, self.subsets, *self.candidates, self.choice) if unit]
         groups = (self.prepared, self.classes, self.embedded, self.measured, self.trained, self.tested)
         first, *rest = (list(group.values()) for group in groups)
         return [*first, *of_pool, *(unit for group in rest for unit in group)]
@@ -83,6 +88,8 @@ def plan(study: Study, workdir: Path) -> Plan:
     root, names = workdir / "units", study.names
     for_probe, for_learner = study.probe.pixels, study.learner.pixels
     wanted = [(base, for_probe) for name in names for base in study.bases(name)]
+    if study.choice.classes:
+        wanted += [(base, for_probe) for name in (study.pool, study.have) if name for base in study.bases(name)]
     if study.methods:
         tested_on = [*names, *([study.fixed_test_set] if "fixed" in study.evaluation.test_sets else [])]
         wanted += [(base, for_learner) for name in tested_on for base in study.bases(name)]
@@ -95,6 +102,12 @@ def plan(study: Study, workdir: Path) -> Plan:
     if study.controlled.pool:
         pool = _pool(study, root, parts(names[0], for_probe))
         subsets = _subsets(study, root, pool)
+    candidates: tuple[Unit, ...] = ()
+    choice = None
+    if study.choice.classes:
+        both = "+".join(filter(None, (study.pool, study.have)))
+        candidates = _candidates(study, root, both, parts(both, for_probe))
+        choice = _choice(study, root, candidates)
     sources = dict.fromkeys(study.source(name) for name in names if samplers.by_classes(name))
     classes = {source: _classes(study, root, source, parts(source, for_probe)) for source in sources}
 
@@ -114,7 +127,8 @@ def plan(study: Study, workdir: Path) -> Plan:
         where = samplers.source(name) if test_set == "own" else study.fixed_test_set
         inputs = (trained[name, taught, run], *parts(where, for_learner))
         tested[name, method, run, test_set] = _evaluate(study, root, name, method, run, test_set, inputs)
-    return Plan(study, workdir, own, prepared, classes, pool, subsets, embedded, measured, trained, tested)
+    groups = (prepared, classes, pool, subsets, embedded, measured, trained, tested, candidates, choice)
+    return Plan(study, workdir, own, *groups)
 
 
 def correlation(plan: Plan) -> Unit:
@@ -122,7 +136,8 @@ def correlation(plan: Plan) -> Unit:
     measured = {name: unit for name, unit in plan.measured.items() if unit.done}
     tested = [unit for unit in plan.tested.values() if unit.done]
     shares = {name: data_shares(plan.study, name) for name in plan.study.names}
-    spec = correlate.Spec(shares, controlled=plan.subsets is not None)
+    counterparts = samplers.counterparts(plan.study.names)
+    spec = correlate.Spec(shares, plan.subsets is not None, counterparts)
 
     def work(unit: Unit, progress: ProgressFn) -> Analysis:
         inputs = correlate.Inputs(
@@ -169,9 +184,8 @@ def reporting(plan: Plan, correlated: Unit | None, failures: Sequence[Mapping[st
         )
         return report.run(spec, inputs, progress)
 
-    inputs = (
-        (correlated,) if correlated else tuple(filter(_is_done, (*plan.prepared.values(), *plan.measured.values())))
-    )
+    measured = (*plan.prepared.values(), *plan.measured.values(), *filter(None, (plan.choice,)))
+    inputs = (correlated,) if correlated else tuple(filter(_is_done, measured))
     keeps = lambda result: result["files"]
     return Unit("report", spec, work, plan.workdir / "units", inputs, at=folder, keeps=keeps)
 
@@ -190,7 +204,16 @@ def surveyed(plan: Plan) -> survey.Survey:
         [unit.result for unit in done.values()],
         {name: plan.embedded[name].arrays["embeddings"] for name in done},
         {name: _origin(plan, name) for name in done},
+        _chosen(plan.study, plan.choice) if plan.choice and plan.choice.done else None,
     )
+
+
+def _chosen(study: Study, unit: Unit) -> Choice:
+    """What was chosen, as the report shows it."""
+    found = unit.result
+    gains = [Gain(**each) for each in found["gains"]]
+    lists = found["candidates"], found["classes"], found["datasets"], gains
+    return Choice(study.pool, study.have, study.choice.goal, study.probe.distance, *lists)
 
 
 def _unfinished(plan: Plan, failed: Collection[str]) -> tuple[Mapping[str, Any], ...]:
@@ -230,12 +253,13 @@ def _origin(plan: Plan, benchmark: str) -> survey.Source:
     study = plan.study
     parts = [needed(unit, "report").result for unit in plan.parts(benchmark, study.probe.pixels)]
     cut = study.controlled if study.controlled.pool else plan.embedded[benchmark].spec.table
-    each = [cut.classes // len(parts) + (number < cut.classes % len(parts)) for number in range(len(parts))]
-    classes = each if cut.classes else [part["train"]["classes"] for part in parts]
+    kept = cut.count if isinstance(cut, samplers.Chosen) else cut.classes
+    each = [kept // len(parts) + (number < kept % len(parts)) for number in range(len(parts))]
+    classes = each if kept else [part["train"]["classes"] for part in parts]
     images = [part["train"]["images"] for part in parts]
     if cut.images:
         images = [number * cut.images for number in classes]
-    elif cut.classes:
+    elif kept:
         images = []  # as many as the classes drawn have
     paths = [study.own[base].path for base in study.bases(benchmark) if base in study.own]
     lost: dict[str, list[str]] = {}
@@ -256,24 +280,50 @@ def _prepare(study: Study, root: Path, base: str, pixels: int, known: prepare.Kn
 def _pool(study: Study, root: Path, inputs: tuple[Unit, ...]) -> Unit:
     chosen, probe = study.controlled, study.probe
     table = Table(chosen.pool, "train", probe.pixels, own=tuple(study.own))
-    which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
-    spec = select.PoolSpec(*which, chosen.candidates, chosen.images, study.seed, study.compute, probe.chunk)
-    work = lambda unit, progress: select.embed_pool(spec, (_images(table, unit), _probe(study, progress)), progress)
-    cost = chosen.candidates * len(inputs) * (0.05 if probe.name == "resnet10_narrow" else 1.5)
-    return Unit(f"select/pool/{probe.name}", spec, work, root, inputs, cost)
+    spec = _pool_spec(study, table, chosen.candidates, chosen.images)
+    return _embed_pool(study, root, f"select/pool/{probe.name}", spec, inputs, chosen.candidates * len(inputs))
 
 
 def _classes(study: Study, root: Path, source: str, inputs: tuple[Unit, ...]) -> Unit:
     """The embeddings of all classes of a train split, for samplers."""
+    table = _train_split(study, source, study.probe.pixels)
+    spec = _pool_spec(study, table, 0, study.sampling.class_images)
+    name, classes = f"select/classes/{source}/{study.probe.name}", study.data.cut.classes or 100
+    return _embed_pool(study, root, name, spec, inputs, classes)
+
+
+def _candidates(study: Study, root: Path, source: str, inputs: tuple[Unit, ...]) -> tuple[Unit, ...]:
+    """The embeddings of the classes that a choice is about, from all images and from each half of them."""
+    table, probe = Table(source, "train", study.probe.pixels, own=tuple(study.own)), study.probe.name
+    whole = _pool_spec(study, table, 0, study.choice.images)
+    specs = {"all": whole} | {f"half-{n + 1}": select.HalfSpec(**vars(whole), half=n) for n in (0, 1)}
+    each = lambda name, spec: _embed_pool(study, root, f"select/candidates/{name}/{probe}", spec, inputs, 100)
+    return tuple(each(name, spec) for name, spec in specs.items())
+
+
+def _choice(study: Study, root: Path, candidates: tuple[Unit, ...]) -> Unit:
+    asked, pool = study.choice, study.bases(study.pool)
+    bases = (*pool, *(study.bases(study.have) if study.have else ()))
+    spec = choose.Spec(bases, len(pool), asked.classes, asked.goal, study.probe.distance, study.seed)
+    work = lambda unit, progress: choose.run(spec, [need.load(select.Pool) for need in candidates], progress)
+    return Unit(f"select/choice/{study.probe.name}", spec, work, root, candidates, returns=choose.Result)
+
+
+def _pool_spec(study: Study, table: Table, candidates: int, images: int) -> select.PoolSpec:
     probe = study.probe
-    which = (_train_split(study, source, probe.pixels), probe.name, probe.weights, embed.contents(study.weights))
-    images = study.sampling.class_images
-    spec = select.PoolSpec(*which, probe.seed, 0, images, study.seed, study.compute, probe.chunk)
+    which = (table, probe.name, probe.weights, embed.contents(study.weights), probe.seed)
+    return select.PoolSpec(*which, candidates, images, study.seed, study.compute, probe.chunk)
+
+
+def _embed_pool(
+    study: Study, root: Path, name: str, spec: select.PoolSpec, inputs: tuple[Unit, ...], classes: int
+) -> Unit:
+    """The unit that embeds about so many classes."""
     work = lambda unit, progress: select.embed_pool(
         spec, (_images(spec.table, unit), _probe(study, progress)), progress
     )
-    cost = 50 * (0.05 if probe.name == "resnet10_narrow" else 1.5)
-    return Unit(f"select/classes/{source}/{probe.name}", spec, work, root, inputs, cost)
+    cost = classes * (0.05 if study.probe.name == "resnet10_narrow" else 1.5)
+    return Unit(name, spec, work, root, inputs, cost)
 
 
 def _subsets(study: Study, root: Path, pool: Unit) -> Unit:
@@ -411,7 +461,7 @@ def _train_split(study: Study, benchmark: str, pixels: int) -> Table:
     cut = study.data.cut
     smaller = replace(whole, classes=cut.classes, images=cut.images, seed=study.seed)
     used = smaller if cut.classes or cut.images else whole
-    return samplers.sampled(benchmark, used, study.sampling, study.seed)
+    return samplers.sampled(benchmark, used, study.sampling, study.probe.distance, study.seed)
 
 
 def _whole(study: Study, benchmark: str, split: str) -> Table:
@@ -420,7 +470,7 @@ def _whole(study: Study, benchmark: str, split: str) -> Table:
 
 def _images(table: Table, unit: Unit) -> ImageTable:
     """The images of `table`, from what the inputs of `unit` prepared and chose."""
-    if isinstance(table, samplers.Sampled):
+    if isinstance(table, samplers.Sampled | samplers.Chosen):
         embedded = [need.arrays["embeddings"] for need in unit.inputs if need.stage == "select"]
         return samplers.with_choice(_images(table.of, unit), table, unit.spec.task.ways, *embedded)
     folders = tuple(table_folder(need) for need in unit.inputs if need.stage == "prepare")

@@ -240,9 +240,10 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         failures = _all_failures(plan, failures)
         _report(planner.reporting(plan, correlated if plan.study.methods else None, failures), console)
         _show_tables(plan, correlated, console)
-        console.print(
-            f"report: {plan.workdir / 'report' / 'report.html'}", highlight=False, markup=False, soft_wrap=True
-        )
+        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        if plan.choice and plan.choice.done:
+            say(f"choice: {plan.workdir / 'report' / 'choice.csv'}")
+        say(f"report: {plan.workdir / 'report' / 'report.html'}")
 
 
 def _all_failures(plan: Plan, failures: Sequence[dict[str, str]]) -> list[dict[str, str]]:

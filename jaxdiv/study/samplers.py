@@ -1,24 +1,30 @@
-"""Samplers of train tasks, `SOURCE@SAMPLER`: the data stay as they are, and how diverse the tasks are changes.
+"""Samplers of train tasks, `SOURCE@SAMPLER`, and choices of train classes, `SOURCE@N_CHOICE`.
 
-After Kumar, Deleu and Bengio (AAAI 2023, https://arxiv.org/abs/2201.11775). SAMPLER-N is the N-th draw of one that
-fixes something. The uniform one needs no name: it is SOURCE itself.
+A sampler leaves the data as they are, and changes how diverse the tasks are. After Kumar, Deleu and Bengio (AAAI 2023,
+https://arxiv.org/abs/2201.11775). The uniform one needs no name: it is SOURCE itself. A choice takes N classes, whose
+tasks are uniform. SAMPLER-M or CHOICE-M is the M-th draw of one that draws something once.
 """
 
+import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxdiv.data import registry
 from jaxdiv.data.class_choice import ClassChoice, Greedy, Nearest, OneOf, k_dpp, similarity
-from jaxdiv.data.table import ImageTable
+from jaxdiv.data.table import ImageTable, draw_classes, place, take
 from jaxdiv.errors import InputError, unknown
+from jaxdiv.stats.paired import Counterpart
 from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import Sampling
 from jaxdiv.study.tables import Table
+from jaxdiv.task2vec.classes import choose_classes
+from jaxdiv.task2vec.coefficient import pairwise_distances
 
 FIXING = {
     "one_task": "one set of classes, whose images are drawn anew",
@@ -30,6 +36,21 @@ BY_CLASSES = {
     "k_dpp": "classes of a determinantal process: diverse, and random",
     "greedy": "a class, and always the one that adds most to the determinant",
 }
+CHOICES = {
+    "most_diverse": "the classes that are farthest from each other",
+    "least_diverse": "those that are nearest to each other",
+    "random": "any",
+}
+_NAME = re.compile(r"(?:(?P<classes>[0-9]+)_)?(?P<sampler>.*?)(?:-(?P<number>[0-9]+))?")
+
+
+class _Parts(NamedTuple):
+    """A benchmark's source, its sampler or choice, the number of the draw, and how many classes a choice takes."""
+
+    source: str
+    sampler: str
+    number: int
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -40,10 +61,15 @@ class Sampled(Table):
     number: int = 0
     sets: int = 0
 
-    @property
-    def of(self) -> Table:
-        """The same images without the sampler."""
-        return Table(self.source, self.split, self.pixels, self.classes, self.images, self.seed, own=self.own)
+
+@dataclass(frozen=True)
+class Chosen(Table):
+    """`count` classes of a train split, as `choice` takes them: by `distance`, or the draw `number` at random."""
+
+    choice: str = ""
+    count: int = 0
+    distance: str = ""
+    number: int = 0
 
 
 def source(benchmark: str) -> str:
@@ -52,45 +78,98 @@ def source(benchmark: str) -> str:
 
 
 def by_classes(benchmark: str) -> bool:
-    """Whether its sampler needs the classes' embeddings."""
-    return _parts(benchmark)[1] in BY_CLASSES
+    """Whether its sampler or choice needs the classes' embeddings."""
+    return _parts(benchmark).sampler in (*BY_CLASSES, "most_diverse", "least_diverse")
 
 
 def is_few(benchmark: str) -> bool:
     """Whether its sampler cuts the train split to a few classes."""
-    return _parts(benchmark)[1] == "few_classes"
+    return _parts(benchmark).sampler == "few_classes"
 
 
-def check(benchmark: str, own: Collection[str]) -> None:
-    """Raise InputError for a sampler that does not exist, or that cannot be of this benchmark."""
+def counterparts(names: Collection[str]) -> dict[str, Counterpart]:
+    """What each of the benchmarks `names` is compared with, of those: without what is itself a reference.
+
+    The most (least) diverse classes of a source: as many random ones of it. A sampler: its source, sampled uniformly.
+    """
+    found = {}
+    for name in names:
+        mine = _parts(name)
+        if mine.sampler in CHOICES:
+            wanted = mine._replace(sampler="random", number=0)
+            others = [each for each in names if _parts(each)._replace(number=0) == wanted]
+            kind = f"{mine.classes}_{mine.sampler}"
+        else:
+            others, kind = [each for each in names if each == mine.source], mine.sampler
+        if others and mine.sampler and mine.sampler != "random":
+            found[name] = Counterpart(kind, mine.source, tuple(others))
+    return found
+
+
+def check(benchmark: str, own: Collection[str], ways: int) -> None:
+    """Raise InputError for a sampler that does not exist, or that cannot be of this benchmark or of tasks of `ways`."""
     if "@" not in benchmark:
         return
-    name, sampler, number = _parts(benchmark)
-    if sampler not in (*FIXING, *BY_CLASSES):
-        raise unknown("sampler", sampler, [*FIXING, *BY_CLASSES])
-    if number and sampler in BY_CLASSES:
-        raise InputError(f"benchmark {benchmark!r}: {sampler} draws anew for each task, so that it has no numbers")
+    name, sampler, number, classes = _parts(benchmark)
+    if sampler in CHOICES and classes < ways:
+        raise InputError(
+            f"benchmark {benchmark!r}: say how many classes are chosen, as in {name}@{max(10, ways)}_{sampler}, at "
+            f"least ways={ways}"
+        )
+    if sampler not in CHOICES and (classes or sampler not in (*FIXING, *BY_CLASSES)):
+        valid = [*FIXING, *BY_CLASSES, *(f"N_{each}" for each in CHOICES)]
+        raise unknown("sampler", benchmark.partition("@")[2], valid)
+    if number and sampler not in (*FIXING, "random"):
+        why = "draws anew for each task" if sampler in BY_CLASSES else "is one choice"
+        raise InputError(f"benchmark {benchmark!r}: {sampler} {why}, so that it has no numbers")
     if len(registry.components(name, own)) > 1:
         raise InputError(f"benchmark {benchmark!r}: a sampler is of one data set, since a task never mixes several")
 
 
-def sampled(benchmark: str, table: Table, settings: Sampling, seed: int) -> Table:
-    """`table`, the train split of the benchmark's source, as its sampler uses it."""
-    _, sampler, number = _parts(benchmark)
+def check_size(table: Chosen, classes: int) -> None:
+    """Raise InputError where a train split has fewer classes than are chosen."""
+    if table.count > classes:
+        raise InputError(
+            f"benchmark '{table.source}@{table.count}_{table.choice}': its train split has {classes} classes to choose "
+            f"from"
+        )
+
+
+def sampled(benchmark: str, table: Table, settings: Sampling, distance: str, seed: int) -> Table:
+    """`table`, the train split of the benchmark's source, as its sampler or choice uses it."""
+    _, sampler, number, classes = _parts(benchmark)
     if not sampler:
         return table
     if is_few(benchmark):  # a smaller cut: the same tasks of fewer classes
         return replace(table, classes=settings.few_classes, seed=seed + number)
-    fields = {name: getattr(table, name) for name in ("source", "split", "pixels", "classes", "images", "own")}
+    images = {each.name: getattr(table, each.name) for each in fields(Table)} | {"seed": seed}
+    if sampler in CHOICES:
+        return Chosen(**images, choice=sampler, count=classes, distance=distance * by_classes(benchmark), number=number)
     sets = {"one_task": 1, "one_batch": settings.batch_tasks}.get(sampler, 0)
-    return Sampled(**fields, seed=seed, sampler=sampler, number=number, sets=sets)
+    return Sampled(**images, sampler=sampler, number=number, sets=sets)
 
 
 def with_choice(
-    images: ImageTable, table: Sampled, ways: int, embeddings: Float[np.ndarray, "classes filters"] | None = None
+    images: ImageTable,
+    table: Sampled | Chosen,
+    ways: int,
+    embeddings: Float[np.ndarray, "classes filters"] | None = None,
 ) -> ImageTable:
-    """The images with the sampler's choice of classes."""
+    """The images of `table.of` with the sampler's choice of classes for each task, or of the chosen classes alone.
+
+    embeddings: of all classes, for what needs them (`by_classes`).
+    """
+    if isinstance(table, Chosen):
+        return place(take(images, _rows(table, images, embeddings), 0, table.seed))
     return replace(images, choice=_choice(table, len(images.classes), ways, embeddings))
+
+
+def _rows(table: Chosen, images: ImageTable, embeddings: np.ndarray | None) -> Int[np.ndarray, " chosen"]:
+    check_size(table, len(images.classes))
+    if embeddings is None:
+        return draw_classes(table.source, images, [table.count], 0, table.seed + table.number)
+    distances = pairwise_distances(embeddings, table.distance)
+    return choose_classes(distances, table.count, table.choice.removesuffix("_diverse"))
 
 
 def _choice(table: Sampled, classes: int, ways: int, embeddings: np.ndarray | None) -> ClassChoice:
@@ -103,8 +182,8 @@ def _choice(table: Sampled, classes: int, ways: int, embeddings: np.ndarray | No
     return (Nearest if table.sampler == "nearest" else Greedy)(kernel, ways)
 
 
-def _parts(benchmark: str) -> tuple[str, str, int]:
-    """Source, sampler and the number of its draw."""
+def _parts(benchmark: str) -> _Parts:
     name, _, sampler = benchmark.partition("@")
-    kind, _, number = sampler.partition("-")
-    return (name, kind, int(number)) if number.isdecimal() else (name, sampler, 0)
+    found = _NAME.fullmatch(sampler)
+    assert found  # every part of the pattern may be empty
+    return _Parts(name, found["sampler"], int(found["number"] or 0), int(found["classes"] or 0))

@@ -18,6 +18,7 @@ from jaxdiv.methods.step import OPTIMIZERS, SCHEDULES
 from jaxdiv.nets.network import BATCH_NORM, COMPUTE, NETS
 from jaxdiv.probes.registry import PROBES
 from jaxdiv.task2vec import fisher
+from jaxdiv.task2vec.classes import GOALS
 from jaxdiv.task2vec.coefficient import DISTANCES, INTERVALS
 from jaxdiv.task2vec.head import HEADS
 
@@ -193,6 +194,18 @@ class Controlled(Section):
     classes: Annotated[int, Range(1)]
     images: Annotated[int, Range(1)]
     candidates: Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True)
+class Choice(Section):
+    """A choice of classes by diversity, for people; `classes` 0: there is none."""
+
+    PATH: ClassVar[str] = "choice."
+    classes: Annotated[int, Range(0)]
+    pool: str
+    have: str
+    goal: Annotated[str, OneOf("goal", GOALS)]
+    images: Annotated[int, Range(2)]
 
 
 @dataclass(frozen=True)

@@ -1,66 +1,16 @@
 """The controlled experiment's subsets: classes of one pool, equal in number, of low, middle and high diversity.
 
-A class is embedded as a task of its own: its images against a background that all classes share. Subsets are chosen
-for the mean distance between their classes: least, most, and half-way. Each takes as many classes of every data set of
-the pool as the others, so that neither size nor the mixture of data sets tells one from another.
+Subsets are chosen for the mean distance between their classes: least, most, and half-way. Each takes as many classes
+of every data set of the pool as the others, so that neither size nor the mixture of data sets tells one from another.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int
 
-from jaxdiv.data.episodes import read_images, sample_batch
-from jaxdiv.data.table import ImageTable, take
-from jaxdiv.errors import InputError, at_least
-from jaxdiv.probes.base import Probe
+from jaxdiv.errors import InputError
 from jaxdiv.stats.controlled import LEVELS
-from jaxdiv.task2vec.program import How, Tasks, embed_each
 
 _STARTS = 6  # random starts of one search
-
-
-def embed_classes(
-    probe: Probe,
-    pool: ImageTable,
-    rows: Int[np.ndarray, " classes"],
-    images: int,
-    key: PRNGKeyArray,
-    seed: int,
-    progress: Callable[[int], None] = lambda done: None,
-    chunk: int | None = None,
-    tasks_at_once: int | None = None,
-) -> Float[np.ndarray, "classes filters"]:
-    """Task2Vec embeddings (exact, converged head) of single classes of a pool.
-
-    Each class is a 2-way task: `images` of its images, which `seed` draws, against as many of the whole pool, the same
-    for all. Different devices embed different classes; `chunk` and `tasks_at_once` are as `embed_tasks`'s.
-
-    Raises:
-      InputError: as `embed_tasks`, for a row that is no class of the pool, and a class with fewer images.
-    """
-    at_least(1, images=images)
-    background, _ = sample_batch(key, pool, images)
-    chosen = jax.device_put(take(pool, rows, images, seed))
-    how, draw = How(ways=2, estimator="exact", head="converged", chunk=chunk), _AgainstAll(images)
-    numbers = np.arange(len(rows), dtype=np.int32)
-    source = (chosen, background)
-    return embed_each(probe, how, numbers, draw, source, tasks_at_once=tasks_at_once, progress=progress)
-
-
-@dataclass(frozen=True)
-class _AgainstAll:
-    """Draws the task of a class, by its number among the chosen: its `images` images against the background."""
-
-    images: int
-
-    def __call__(self, source: tuple[ImageTable, Array], number: Int[ArrayLike, ""]) -> Tasks:
-        chosen, background = source
-        mine = read_images(chosen, number * self.images + jnp.arange(self.images))
-        return jnp.concatenate([mine, background]), jnp.repeat(jnp.arange(2), self.images), None
 
 
 def mean_distance(distances: Float[np.ndarray, "classes classes"], rows: Int[np.ndarray, " chosen"]) -> float:

@@ -1,7 +1,7 @@
 """Which images of a benchmark a unit takes: read from what was prepared, or outlined before any pixel is there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,6 +44,11 @@ class Table:
     def bases(self) -> tuple[str, ...]:
         return registry.components(self.source, self.own)
 
+    @property
+    def of(self) -> "Table":
+        """The same images without what a sampler makes of them."""
+        return Table(**{each.name: getattr(self, each.name) for each in fields(Table)})
+
 
 # The last two tables stay, since all methods of a benchmark run in a row.
 @lru_cache(maxsize=2)
@@ -72,8 +77,12 @@ def outline(
     return union(known) if len(known) == len(parts) else None
 
 
-def check(table: Table, outlined: ImageTable, task: Task, own: Mapping[str, Outline]) -> None:
-    """Raise InputError where a benchmark has too few classes or images for a task, or for its cut."""
+def check(table: Table, outlined: ImageTable, task: Task, own: Mapping[str, Outline]) -> ImageTable:
+    """The outline of `table` with its cut.
+
+    Raises:
+      InputError: a benchmark has too few classes or images for a task, or for its cut.
+    """
     if table.classes or table.images:
         outlined = take(outlined, _drawn(table, outlined), table.images, table.seed)
     try:
@@ -82,6 +91,7 @@ def check(table: Table, outlined: ImageTable, task: Task, own: Mapping[str, Outl
         mine = [base for base in table.bases if base in own]
         few = outlined.fewest < task.ways and not table.classes
         raise InputError(f"{error}{_more_classes(own, mine) if mine and few else ''}") from None
+    return outlined
 
 
 def _more_classes(own: Mapping[str, Outline], bases: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ ON_DEVICES = ("select", "embed", "train", "evaluate")  # the stages whose result
 # the same must not cost a study the days that its results took.
 VERSIONS = {
     "prepare": 1,
-    "select": 1,
+    "select": 2,
     "embed": 1,
     "diversity": 1,
     "train": 1,

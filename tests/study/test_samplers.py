@@ -1,16 +1,21 @@
 """Benchmarks whose tasks are sampled otherwise: the same data, other tasks."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rich.console import Console
 from test_study import tiny
 
+from jaxdiv import pairwise_distances
 from jaxdiv.errors import InputError
 from jaxdiv.study import config as door
 from jaxdiv.study import planner, runner, samplers
 
 SOURCE = "gauss-0.5"
-NAMES = (SOURCE, *(f"{SOURCE}@{name}" for name in ("one_task", "k_dpp")))
+CHOSEN = ("6_most_diverse", "6_random")
+NAMES = (SOURCE, *(f"{SOURCE}@{name}" for name in ("one_task", "k_dpp", *CHOSEN)))
 FIELDS = {"benchmarks": NAMES, "methods": ("pt",), "probe.tasks": 4, "sampling.few_classes": 6}
 FIELDS |= {"pt.steps": 2, "evaluation.test_sets": ("own",)}
 STAGES = ("prepare", "select", "diversity", "train", "evaluate")
@@ -30,7 +35,9 @@ def done(tmp_path_factory):
 
 def test_each_sampler_is_measured_trained_and_tested(done):
     assert all(unit.done for unit in done.values())
-    assert {done[f"train/{name}/pt/seed0"].result["train_classes"] for name in NAMES} == {8}
+    trained = {name: done[f"train/{name}/pt/seed0"].result["train_classes"] for name in NAMES}
+    assert [trained.pop(f"{SOURCE}@{name}") for name in CHOSEN] == [6, 6]
+    assert set(trained.values()) == {8}
 
 
 def test_few_classes_is_a_smaller_cut(tmp_path):
@@ -57,7 +64,7 @@ def test_the_classes_are_embedded_once_for_the_samplers_that_need_them(done):
     assert embedded.name == f"select/classes/{SOURCE}/resnet10_narrow" and embedded.arrays["embeddings"].shape[0] == 8
     for name in NAMES:
         needs = embedded in done[f"embed/{name}/resnet10_narrow"].inputs
-        assert needs == name.endswith("k_dpp")
+        assert needs == name.endswith(("k_dpp", "most_diverse"))
 
 
 def test_a_number_is_another_draw_of_a_sampler_that_fixes_something_and_settings_are_of_what_they_change(tmp_path):
@@ -74,12 +81,55 @@ def test_a_number_is_another_draw_of_a_sampler_that_fixes_something_and_settings
     assert not np.array_equal(*draws)
 
 
+def test_the_chosen_classes_are_the_most_diverse_of_those_that_are_embedded_and_random_ones_are_others(done):
+    need = done[f"select/classes/{SOURCE}/resnet10_narrow"]
+    unit = done[f"train/{SOURCE}@6_most_diverse/pt/seed0"]
+    distances = pairwise_distances(need.arrays["embeddings"])
+    best = max(itertools.combinations(range(8), 6), key=lambda rows: distances[np.ix_(rows, rows)].sum())
+    used = planner._images(unit.spec.table, unit)
+    # Greedy finds the best six of these eight, and their images are the source's own.
+    assert sorted(used.classes) == sorted(need.result["classes"][row] for row in best)
+    whole = planner._images(unit.spec.table.of, unit)
+    for name in used.classes:
+        mine, theirs = (table.images[table.first[at] :][:6] for table, at in at_of(name, used, whole))
+        np.testing.assert_array_equal(mine, theirs)
+    fields = {"benchmarks": [f"{SOURCE}@6_{each}" for each in ("random", "random-1", "random-2", "most_diverse")]}
+    drawn = [planner._images(unit.spec.table, done[f"train/{SOURCE}/pt/seed0"]).classes for unit in random(fields)]
+    assert len({frozenset(classes) for classes in drawn}) == 3 and {len(classes) for classes in drawn} == {6}
+
+
+def at_of(name, *tables):
+    return [(table, table.classes.index(name)) for table in tables]
+
+
+def random(fields):
+    plan = planner.plan(door.read(tiny(**FIELDS | fields)), Path("nowhere"))
+    return [unit for name, unit in plan.embedded.items() if "random" in name]
+
+
+def test_each_is_compared_with_what_differs_in_the_sampler_or_the_choice_alone():
+    random = ("a@6_random", "a@6_random-1")
+    names = ("a", "b", *random, "a@12_random", "b@6_random", "a@6_most_diverse", "a@6_least_diverse", "a@k_dpp")
+    found = samplers.counterparts([*names, "a@one_task-2", "c@k_dpp", "a@9_most_diverse"])
+    assert {name: (each.kind, each.source, each.others) for name, each in found.items()} == {
+        "a@6_most_diverse": ("6_most_diverse", "a", random),
+        "a@6_least_diverse": ("6_least_diverse", "a", random),
+        "a@k_dpp": ("k_dpp", "a", ("a",)),
+        "a@one_task-2": ("one_task", "a", ("a",)),
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"benchmarks": (f"{SOURCE}@k_dp",)}, "unknown sampler 'k_dp'.*'k_dpp'"),
         ({"benchmarks": ("gauss-0.5+gauss-1.5@k_dpp",)}, "of one data set"),
-        ({"benchmarks": (f"{SOURCE}@k_dpp-2",)}, "has no numbers"),
+        ({"benchmarks": (f"{SOURCE}@k_dpp-2",)}, "draws anew for each task, so that it has no numbers"),
+        ({"benchmarks": (f"{SOURCE}@6_most_diverse-2",)}, "is one choice, so that it has no numbers"),
+        ({"benchmarks": (f"{SOURCE}@6_most_diverst",)}, "unknown sampler '6_most_diverst'.*'N_most_diverse'"),
+        ({"benchmarks": (f"{SOURCE}@6_k_dpp",)}, "unknown sampler '6_k_dpp'"),
+        ({"benchmarks": (f"{SOURCE}@random",)}, "as in gauss-0.5@10_random, at least ways=5"),
+        ({"benchmarks": (f"{SOURCE}@4_random",)}, "as in gauss-0.5@10_random, at least ways=5"),
         ({"evaluation.fixed_test_set": f"{SOURCE}@k_dpp"}, "of a benchmark's training alone"),
         (
             {"sampling.few_classes": 4, "benchmarks": (f"{SOURCE}@few_classes",)},
@@ -90,3 +140,10 @@ def test_a_number_is_another_draw_of_a_sampler_that_fixes_something_and_settings
 def test_what_cannot_be_sampled_is_one_line(fields, words):
     with pytest.raises(InputError, match=words):
         door.read(tiny(**FIELDS | fields))
+
+
+@pytest.mark.parametrize("choice", ["most_diverse", "random"])
+def test_more_classes_than_there_are_is_said_before_anything_is_written(choice, tmp_path):
+    with pytest.raises(InputError, match=f"'{SOURCE}@9_{choice}': its train split has 8 classes to choose from"):
+        runner.run(tiny(**FIELDS | {"benchmarks": (f"{SOURCE}@9_{choice}",)}), tmp_path, STAGES, Console(quiet=True))
+    assert not any(tmp_path.iterdir())

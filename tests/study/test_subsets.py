@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiv import load_probe
 from jaxdiv.data.episodes import read_images
 from jaxdiv.data.table import draw_classes, make_table, take, union
 from jaxdiv.errors import InputError
 from jaxdiv.stats.controlled import LEVELS
 from jaxdiv.study import subsets
-from jaxdiv.task2vec.coefficient import pairwise_distances
 
 
 def table(classes, images=6, value=0, mean=0.5):
@@ -96,29 +94,3 @@ def test_levels_are_ordered_within_each_block_and_equal_in_size(distances):
 def test_a_pool_that_leaves_no_choice_is_refused(distances):
     with pytest.raises(InputError, match=r"12 classes of one data set, too few for 3 subsets of 3.*lower `classes`"):
         subsets.choose(distances, np.tile([0, 1], 12), 6, 3, seed=0)
-
-
-def test_classes_that_look_alike_are_embedded_close_together():
-    """Six classes of noise about two patterns: three of each lie nearer to one another than to the others."""
-    rng = np.random.default_rng(0)
-    patterns = rng.uniform(60, 190, (2, 16, 16, 3))
-    by_class = [(patterns[c // 3] + rng.normal(0, 12, (8, 16, 16, 3))).clip(0, 255).astype(np.uint8) for c in range(6)]
-    pool = make_table(by_class, [f"class {c}" for c in range(6)], [0.5] * 3, [0.25] * 3)
-    done: list[int] = []
-    found = subsets.embed_classes(
-        load_probe("resnet10_narrow"), jax.device_put(pool), np.arange(6), 8, jax.random.key(0), 0, done.append
-    )
-    assert done == [1, 2, 3, 4, 5, 6]
-    gaps = pairwise_distances(found)
-    same = np.arange(6)[:, None] // 3 == np.arange(6)[None] // 3
-    assert gaps[same & ~np.eye(6, dtype=bool)].max() < gaps[~same].min()
-
-
-def test_classes_with_too_few_images_are_not_embedded_with_other_classes_images():
-    pool = union([table(3), table(3, images=4, value=100)])
-    with pytest.raises(InputError, match="class 'set100 class1' has 4 images, `images` is 6"):
-        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 4]), 6, jax.random.key(0), 0)
-    with pytest.raises(InputError, match="`rows` has 6: the table has 6 classes"):
-        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0, 6]), 4, jax.random.key(0), 0)
-    with pytest.raises(InputError, match="`images` is 0"):
-        subsets.embed_classes(load_probe("resnet10_narrow"), pool, np.array([0]), 0, jax.random.key(0), 0)

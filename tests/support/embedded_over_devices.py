@@ -13,8 +13,8 @@ import numpy as np
 from jaxdiv.data.table import make_table
 from jaxdiv.nets.conv import conv_general_dilated
 from jaxdiv.probes.generic import probe_from
-from jaxdiv.study import subsets
 from jaxdiv.task2vec import embed, program
+from jaxdiv.task2vec.classes import embed_classes
 
 CLASSES = 11
 
@@ -39,7 +39,7 @@ def embedded():
     blocks, whole = [], program.embedder
     record = lambda run: lambda probe, block: blocks.append(block) or run(probe, block)
     program.embedder = lambda mesh, how: record(whole(mesh, how))
-    classes = subsets.embed_classes(probe, table, np.arange(CLASSES), 5, key, 0)
+    classes = embed_classes(probe, table, np.arange(CLASSES), 5, key, 0)
     program.embedder = whole
     return tasks, classes, blocks
 

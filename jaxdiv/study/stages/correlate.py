@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiv.stats.analysis import STATISTICS, Analysis, analyse
+from jaxdiv.stats.paired import Counterpart
 from jaxdiv.study.unit import ProgressFn
 
 Found = tuple[dict[str, Any], dict[str, np.ndarray]]  # of a unit: its row, and its arrays
@@ -19,11 +20,13 @@ class Spec:
     Attributes:
       shares: the share of each data set in a benchmark's tasks; parts of a set count as that set.
       controlled: whether the benchmarks are subsets of one pool.
+      counterparts: by benchmark, what one that samples or chooses from its source is compared with.
       statistics: which version of what is computed.
     """
 
     shares: Mapping[str, Mapping[str, float]]
     controlled: bool
+    counterparts: Mapping[str, Counterpart]
     statistics: int = STATISTICS
 
 
@@ -49,4 +52,5 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Analysis:
         {which: np.mean(accuracies, 0) for which, accuracies in seeds.items()},
         spec.shares,
         spec.controlled,
+        spec.counterparts,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdiv.data.table import ImageTable, draw_classes
+from jaxdiv.data.table import ImageTable, draw_classes, place, take
 from jaxdiv.probes.base import Probe
 from jaxdiv.study import subsets
 from jaxdiv.study.flags import in_flags
@@ -16,6 +16,7 @@ from jaxdiv.study.keys import key_for
 from jaxdiv.study.sections import NO_RESULT, Compute
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, in_its_precision
+from jaxdiv.task2vec.classes import embed_classes
 from jaxdiv.task2vec.coefficient import pairwise_distances
 
 
@@ -37,6 +38,14 @@ class PoolSpec:
     seed: int
     compute: Compute
     chunk: int = field(metadata=NO_RESULT)
+
+
+@dataclass(frozen=True)
+class HalfSpec(PoolSpec):
+    """The same of one half of each class's images: 0 or 1. The halves share no image, neither of a class nor of the
+    background. `images` is of both together."""
+
+    half: int
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,15 @@ def embed_pool(spec: PoolSpec, inputs: tuple[ImageTable, Probe], progress: Progr
         rows, images = candidates(spec, table), spec.images
     else:
         rows, images = np.arange(len(table.classes)), min(spec.images, table.smallest)
+    if isinstance(spec, HalfSpec):
+        images //= 2
+        table = place(take(table, rows, images, spec.seed, spec.half))
     heard = lambda done: progress(done / len(rows), f"class {done} of {len(rows)}")
-    key = key_for(spec.seed, f"select/{spec.probe}")
+    # Of each half another background: with one, an error that both share would pass for diversity.
+    half = f"/{spec.half}" if isinstance(spec, HalfSpec) else ""
+    key = key_for(spec.seed, f"select/{spec.probe}{half}")
     at_once = spec.chunk or None, spec.compute.tasks_at_once or None
-    embedded = subsets.embed_classes(probe, table, rows, images, key, spec.seed, heard, *at_once)
+    embedded = embed_classes(probe, table, rows, images, key, spec.seed, heard, *at_once)
     return Pool([table.classes[row] for row in rows], rows, np.asarray(table.dataset)[rows], embedded)
 
 
