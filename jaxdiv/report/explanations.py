@@ -9,6 +9,7 @@ from scipy import special
 from jaxdiv.methods.registry import METHODS, family, family_label
 from jaxdiv.report.wording import (
     COVARIATES,
+    HELPS,
     METRIC_NAMES,
     VERDICTS,
     effect_name,
@@ -30,6 +31,7 @@ from jaxdiv.stats.confounders import Covariate, SizeOrDiversity
 from jaxdiv.stats.controlled import ControlledEffect
 from jaxdiv.stats.correlation import Fit
 from jaxdiv.stats.effect_size import BASELINE, Comparison, EffectSize
+from jaxdiv.stats.paired import Help, PairedEffect
 from jaxdiv.stats.regression import smallest_significant_r2
 from jaxdiv.stats.rows import LEVEL, METRICS, TEST_SETS, Point, Reason, average_seeds, in_order
 from jaxdiv.stats.shared_sets import SharedSetsLine
@@ -172,6 +174,39 @@ def controlled_effects(rows: Sequence[ControlledEffect]) -> str:
     if rest:
         text.append(f"No significant effect of +.1 of diversity for {'; '.join(map(each, rest))}.")
     return " ".join(text)
+
+
+def paired(rows: Sequence[PairedEffect]) -> list[str]:
+    """Each method's differences from the counterparts, in a sentence; the rows are of one metric."""
+    several = len({row.test_set for row in rows}) > 1
+    text = []
+    for method, test_set in dict.fromkeys((row.method, row.test_set) for row in rows if row.difference is not None):
+        mine = [row for row in rows if (row.method, row.test_set) == (method, test_set) and row.difference is not None]
+        parts = []
+        for found in Help:
+            if of := [row for row in mine if row.found == found]:
+                parts.append(f"{HELPS[found]}: {', '.join(map(_signed, of))}")
+        where = f" ({test_set})" if several else ""
+        text.append(f"{method_name(method)}{where}. {'; '.join(parts)}.".replace("..", "."))
+    return text
+
+
+def _signed(row: PairedEffect) -> str:
+    return f"{row.kind} {'+' * ((row.difference or 0.0) >= 0.0005)}{span(row.difference, row.low, row.high, 3)}"
+
+
+def paired_in_short(rows: Sequence[PairedEffect]) -> str:
+    """What each kind does, whoever learns: "one_task worse; k_dpp undecided (PT), not better by .01 (ProtoNet)"."""
+    parts = []
+    for kind in dict.fromkeys(row.kind for row in rows):
+        by_verdict: dict[Help, list[PairedEffect]] = {}
+        for row in rows:
+            if row.kind == kind and row.difference is not None:
+                by_verdict.setdefault(row.found, []).append(row)
+        who = {found: f" ({method_names(of)})" if len(by_verdict) > 1 else "" for found, of in by_verdict.items()}
+        if by_verdict:
+            parts.append(f"{kind} {', '.join(HELPS[found] + who[found] for found in Help if found in by_verdict)}")
+    return "; ".join(parts)
 
 
 def detectable_r2(n: int, power: float = 0.8) -> float | None:

@@ -1,6 +1,7 @@
 """The five figures: performance against diversity (1, 3), all trend lines (2), effect sizes over pre-training (4), the
 controlled experiment (5)."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from jaxdiv.report.plotting import (
 )
 from jaxdiv.report.wording import METRIC_NAMES, distance_text, family_names, listed, method_name, p_text, r2_text, span
 from jaxdiv.stats.effect_size import BASELINE, EffectSize
+from jaxdiv.stats.paired import PairedEffect
 from jaxdiv.stats.regression import trend_band
 from jaxdiv.stats.rows import METRICS, TEST_SETS, Averaged, in_order
 
@@ -32,6 +34,7 @@ _Y = {"accuracy": "test accuracy", "loss": METRIC_NAMES["loss"]}
 _SHORT = {"own": "own test split", "fixed": "fixed test set"}
 # Levels of the controlled experiment, least diverse first
 _LEVELS = (("#0072B2", "o"), ("#E69F00", "s"), ("#D55E00", "^"), ("#CC79A7", "D"), ("#009E73", "v"))
+_KINDS = (*_LEVELS, ("#56B4E9", "P"), ("#882255", "X"), ("#999999", "*"))  # of tasks or classes
 _AREA = {"^": 38, "v": 38}  # a triangle as small as a square looks like a star on its error bars
 _SIZE, _BELOW = (3.4, 3.1), 0.62
 
@@ -213,12 +216,30 @@ def _controlled_panel(ax: Any, data: PlotData, method: str, metric: str, test_se
     found = data.controlled[method, metric, test_set]
     text = f"+.1 of diversity: {span(found.effect, found.low, found.high, 3)}"
     _head(ax, method, test_set, f"{text}, p {p_text(found.p_value)}")
+    _legend_below(ax, "level of the subset:")
+
+
+def _legend_below(ax: Any, title: str) -> None:
     wide, tall = (v / ax.figure.dpi for v in ax.get_window_extent().bounds[2:])
     ax.legend(
         loc="upper left", bbox_to_anchor=(-0.6 / wide, -0.6 / tall), fontsize=7, frameon=False, ncols=3,
-        borderaxespad=0, borderpad=0, handletextpad=0.2, columnspacing=1.2, title="level of the subset:",
-        title_fontsize=7, alignment="left",
+        borderaxespad=0, borderpad=0, handletextpad=0.2, columnspacing=1.2, title=title, title_fontsize=7,
+        alignment="left",
     )  # fmt: skip
+
+
+def _paired_panel(ax: Any, rows: Sequence[PairedEffect]) -> None:
+    """What each kind changes in diversity and in performance; all rows are of one method and test set."""
+    method, test_set = rows[0].method, rows[0].test_set
+    ax.axhline(0, color="#666666", linewidth=0.8)
+    ax.axvline(0, color="#666666", linewidth=0.8)
+    for row, (colour, marker) in zip(rows, itertools.cycle(_KINDS), strict=False):
+        x = (row.diversity or 0.0) - (row.other_diversity or 0.0)
+        ax.plot([x, x], [row.low, row.high], color=colour, linewidth=0.9)
+        _markers(ax, [x], [row.difference or 0.0], colour, marker, row.kind)
+    ax.margins(0.12)
+    _legend_below(ax, "tasks or classes:")
+    _head(ax, method, test_set, "same test tasks as the counterpart")
 
 
 def _foot(data: PlotData, inches: float, key: bool = True) -> list[str]:
@@ -288,10 +309,19 @@ def _controlled(data: PlotData) -> Figure | None:
     return Figure("figure5", grid, (3.4, 3.5), _BELOW + 0.4, labels, _foot(data, _SIZE[0] * len(methods)))
 
 
+def _paired(data: PlotData) -> Figure | None:
+    shown: dict[tuple[str, str], dict[str, list[PairedEffect]]] = {}  # by row of panels and by method
+    for row in data.paired:
+        shown.setdefault((row.test_set, row.metric), {}).setdefault(row.method, []).append(row)
+    grid = [[partial(_paired_panel, rows=rows) for rows in methods.values()] for methods in shown.values()]
+    labels = [("diversity less the counterpart's", f"{_Y[metric]} less the counterpart's") for _, metric in shown]
+    return Figure("figure6", grid, (3.4, 3.5), _BELOW + 0.4, labels, []) if grid else None
+
+
 def draw_all(data: PlotData) -> dict[str, Rendered]:
     """Every figure that the data have anything for, by name; 1 to 3 always."""
     plans = [
         *(_performance("figure1", "accuracy", data), _lines(data), _performance("figure3", "loss", data)),
-        *(_effects(data), _controlled(data)),
+        *(_effects(data), _controlled(data), _paired(data)),
     ]
     return {plan.name: render(plan) for plan in plans if plan}

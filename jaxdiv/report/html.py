@@ -37,6 +37,11 @@ FIGURES = {
         "marker. Line: least squares, with its pointwise 95% band. Above: the effect in the table's model. "
         "p is uncorrected.",
     ),
+    "figure6": (
+        "Figure 6. Other tasks of the same data",
+        "One point for each way to take tasks or classes: its measured diversity and its performance, both less those "
+        "of its counterpart on the same test tasks. Bars: 95% intervals over sources and seeds.",
+    ),
 }
 # What the page shows, in order: heading, figures, open tables, folded tables.
 _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
@@ -47,6 +52,7 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], 
     ("Size, mixture and complexity", (), (), ("partial", "verdicts", "complexity", "complexity_benchmarks")),
     ("Against pre-training", ("figure4",), ("effect_size_trends",), ("effect_sizes",)),
     ("The controlled experiment", ("figure5",), ("controlled",), ()),
+    ("Other tasks of the same data", ("figure6",), ("paired",), ()),
     ("The paper under the same tests", (), (), ("published", "published_differences")),
 )
 

@@ -24,6 +24,7 @@ from jaxdiv.stats.analysis import Analysis
 from jaxdiv.stats.controlled import ControlledEffect
 from jaxdiv.stats.correlation import Correlation, Fit
 from jaxdiv.stats.effect_size import EffectSize
+from jaxdiv.stats.paired import PairedEffect
 from jaxdiv.stats.rows import Averaged, average_seeds, in_order
 
 Style = tuple[str, str, Any]  # colour, marker, dashes of the line
@@ -99,6 +100,7 @@ class PlotData:
       test_sets: display name by test set.
       effects, trends: rows of effect sizes, and their trend by (method, test_set).
       controlled: the controlled experiment's row by (method, metric, test_set), of single methods.
+      paired: rows of kinds against their counterparts that have a difference, of performance and of diversity.
     """
 
     distance: str | None
@@ -110,6 +112,7 @@ class PlotData:
     effects: list[EffectSize]
     trends: dict[tuple[str, str], Fit]
     controlled: dict[tuple[str, str, str], ControlledEffect]
+    paired: list[PairedEffect]
 
 
 def plot_data(found: Analysis, fixed_test_set_name: str | None = None) -> PlotData:
@@ -136,6 +139,7 @@ def plot_data(found: Analysis, fixed_test_set_name: str | None = None) -> PlotDa
         effects=[row for row in found.effect_sizes if row.d is not None and row.diversity is not None],
         trends={(row.method, row.test_set): row for row in found.effect_size_trends},
         controlled={(row.method, row.metric, row.test_set): row for row in found.controlled if row.method},
+        paired=[row for row in found.paired if row.difference is not None and row.diversity is not None],
     )
 
 

@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdiv.methods.registry import METHODS
-from jaxdiv.report.explanations import ceiling, confounding, controlled_effects, effect_sizes, shared_sets, support
+from jaxdiv.report.explanations import (
+    ceiling,
+    confounding,
+    controlled_effects,
+    effect_sizes,
+    paired,
+    paired_in_short,
+    shared_sets,
+    support,
+)
 from jaxdiv.report.published import PAPER_CLAIM
 from jaxdiv.report.wording import (
     METRIC_NAMES,
@@ -87,6 +96,8 @@ def headline(
     if effects := [row for row in found.controlled if row.metric == "accuracy"]:
         averages = [row for row in effects if row.method is None]
         text.append(f"With size held equal by design, accuracy: {controlled_effects(averages or effects)}")
+    if others := paired_in_short([row for row in found.paired if row.metric == "accuracy"]):
+        text.append(f"Other tasks of the same data, accuracy against the ordinary ones: {others}.")
     return text
 
 
@@ -188,11 +199,13 @@ def summary(
     families = listed(family_names(row.method for row in found.effect_sizes))
     controlled = {metric: [row for row in found.controlled if row.metric == metric] for metric in METRICS}
     effects = [f"{METRIC_NAMES[m].capitalize()}: {controlled_effects(rows)}" for m, rows in controlled.items() if rows]
+    of_metric = lambda metric: [row for row in found.paired if row.metric == metric]
     sections += [
         ("Given that benchmarks share data sets", shared_sets(found.shared_sets, names)),
         ("Diversity, or size?", confounding(found, names)),
         (f"PT against {families}, on the same tasks", effect_sizes(found, names)),
         ("The controlled experiment", effects),
+        *((f"Other tasks of the same data: {METRIC_NAMES[m]}", paired(of_metric(m))) for m in METRICS),
         ("What these points can support", [*support(found), *ceiling(found.points)]),
         ("The paper's Table 2 under the same tests", _paper(*published)),
     ]

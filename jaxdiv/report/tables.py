@@ -28,6 +28,7 @@ from jaxdiv.report.renderers import Column, Table
 from jaxdiv.report.wording import (
     COVARIATES,
     DASH,
+    HELPS,
     METRIC_NAMES,
     VERDICTS,
     by_method,
@@ -52,6 +53,7 @@ from jaxdiv.stats.correlation import Correlation, Fit
 from jaxdiv.stats.differences import Difference
 from jaxdiv.stats.effect_size import EffectSize
 from jaxdiv.stats.intervals import r2_interval
+from jaxdiv.stats.paired import PairedEffect
 from jaxdiv.stats.rows import METRICS, Point, Reason
 from jaxdiv.stats.shared_sets import SharedSetsLine
 
@@ -368,6 +370,37 @@ def _mean_of(level: str) -> Callable[[Any], str]:
     return lambda row: short(row.means.get(level), 3)
 
 
+def paired_table(rows: Sequence[PairedEffect]) -> Table:
+    """Other tasks or classes of the same data, against the ordinary ones."""
+    sources = list(dict.fromkeys(source for row in rows for source in row.by_source))
+    columns = [
+        words_column("tasks or classes", "kind"),
+        *(_METHOD, _TEST, _METRIC, value_column("diversity", "diversity", 3)),
+        *(value_column("diversity, counterpart", "other_diversity", 3), count_column("sources", "sources")),
+        *(count_column("seeds", "seeds"), span_column("difference [95%]", "difference", "low", "high", 3)),
+        *(p_column("p", "p_value"), _HOLM, Column("found", lambda row: HELPS[row.found], number=False)),
+        *(Column(f"difference, {source}", _difference_of(source)) for source in sources),
+        _NOTE,
+    ]
+    text = (
+        "The same data, with other training tasks or other classes, against their counterpart: a sampler against its "
+        "source's uniform tasks, a choice of classes against as many random ones. Both are tested on the same tasks. "
+        "Difference: performance less the counterpart's, with Student's t over sources x seeds. Holm: over the rows of "
+        "the same method, metric and test set."
+    )
+    records = []
+    for row in rows:
+        flat = record(row)
+        differences = {f"difference_{source}": value for source, value in flat.pop("by_source").items()}
+        records.append({**flat, **differences})
+    keys = list(dict.fromkeys(key for row in records for key in row))
+    return Table("paired", "Other tasks of the same data", text, columns, rows, records, keys)
+
+
+def _difference_of(source: str) -> Callable[[Any], str]:
+    return lambda row: short(row.by_source.get(source), 3)
+
+
 def all_tables(found: Analysis, published: Published, numbers: Mapping[str, int]) -> dict[str, Table]:
     """Every table that an analysis can have, by name; one without rows where there are none."""
     title = "The paper's methods against each other"
@@ -381,6 +414,6 @@ def all_tables(found: Analysis, published: Published, numbers: Mapping[str, int]
         *(partial_table(found.partial), verdicts_table(found.verdicts)),
         *complexity_tables(found.complexity),
         *effect_tables(found.effect_sizes, found.effect_size_trends),
-        controlled_table(found.controlled),
+        *(controlled_table(found.controlled), paired_table(found.paired)),
     ]
     return {table.name: table for table in tables}

@@ -10,6 +10,7 @@ from jaxdiv.stats.confounders import Covariate, Verdict
 from jaxdiv.stats.controlled import ControlledEffect
 from jaxdiv.stats.correlation import Fit
 from jaxdiv.stats.effect_size import BASELINE, Comparison
+from jaxdiv.stats.paired import MARGIN, Help
 from jaxdiv.stats.rows import LEVEL, TEST_SETS, Note, Reason, in_order
 from jaxdiv.stats.shared_sets import SharedSetsLine
 from jaxdiv.task2vec.coefficient import DISTANCES
@@ -26,6 +27,12 @@ VERDICTS = {
     Verdict.SIZE: "size, given diversity",
     Verdict.BOTH: "both, each given the other",
     Verdict.NEITHER: "undecided, neither given the other",
+}
+HELPS = {
+    Help.BETTER: "better",
+    Help.WORSE: "worse",
+    Help.NOT_BETTER: f"not better by {MARGIN:g}",
+    Help.UNDECIDED: "undecided",
 }
 REASONS = {
     Reason.TOO_FEW_POINTS: "undefined: {n}, fewer than 3",

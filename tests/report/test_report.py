@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 import math
 import re
@@ -17,6 +18,7 @@ from jaxdiv.methods.registry import METHODS
 from jaxdiv.report import prose, report, tables
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.stats.confounders import partial_correlations, size_or_diversity
+from jaxdiv.stats.paired import Help, PairedEffect
 
 
 def write(folder, found, **more):
@@ -321,3 +323,20 @@ def test_a_third_family_has_its_r2_its_effects_and_its_words_and_is_never_called
     assert "MAML" not in str(said)
     names = {row["method"] for row in csv.DictReader((tmp_path / "effect_sizes.csv").open())}
     assert names == {"relation"}
+
+
+def test_other_tasks_of_the_same_data_have_their_table_figure_and_sentences(tmp_path):
+    what = {"method": "pt", "test_set": "own", "sources": 2, "seeds": 3, "diversity": 0.1, "other_diversity": 0.3}
+    what |= {"p_value": 0.2, "p_holm": 0.4, "by_source": {"a": 0.01, "b": -0.02}}
+    rows = (
+        PairedEffect("one_task", metric="accuracy", difference=-0.1, low=-0.12, high=-0.08, found=Help.WORSE, **what),
+        PairedEffect(
+            "k_dpp", metric="accuracy", difference=-0.001, low=-0.007, high=0.005, found=Help.NOT_BETTER, **what
+        ),
+        PairedEffect("k_dpp", metric="loss", difference=0.03, low=-0.1, high=0.16, found=Help.UNDECIDED, **what),
+    )
+    text = html.unescape(write(tmp_path, Analysis(paired=rows)).read_text()).replace("\xa0", " ")
+    assert "accuracy against the ordinary ones: one_task worse; k_dpp not better by 0.01." in text
+    assert "PT. worse: one_task -.100 [-.120, -.080]; not better by 0.01: k_dpp -.001 [-.007, .005]." in text
+    assert "Figure 6. Other tasks of the same data" in text and (tmp_path / "figure6.svg").exists()
+    assert {"difference_a", "difference_b", "found"} < set(columns(tmp_path / "paired.csv"))
