@@ -9,6 +9,7 @@ from rich.console import Console
 from test_study import tiny
 
 from jaxdiv import pairwise_distances
+from jaxdiv.configs import selection
 from jaxdiv.errors import InputError
 from jaxdiv.study import config as door
 from jaxdiv.study import planner, runner, samplers
@@ -107,6 +108,15 @@ def test_each_is_compared_with_what_differs_in_the_sampler_or_the_choice_alone()
     assert samplers.reference("a@6_most_diverse", names) == samplers.reference("a@6_least_diverse", names) == random
     assert samplers.reference("a@k_dpp", names) == samplers.reference("a@one_task-2", names) == ("a",)
     assert not any(samplers.reference(name, names) for name in ("a", *random, "c@k_dpp", "a@9_most_diverse"))
+
+
+def test_the_selection_study_has_three_random_draws_beside_each_choice():
+    names = selection.get_config().benchmarks
+    pairs = {name: samplers.reference(name, names) for name in names if "most" in name}
+    assert len(pairs) == 9 and len(names) == 36
+    for name, random in pairs.items():
+        draws = [name.replace("most_diverse", draw) for draw in ("random", "random-1", "random-2")]
+        assert [*random] == draws
 
 
 @pytest.mark.parametrize(
