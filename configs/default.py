@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "pool": "",  # the benchmark whose train classes are chosen from; empty: all of your own images
                 "have": "",  # what one has already and the choice adds to: a benchmark, or a folder of images
                 "goal": "most",  # or least diverse
-                "images": 20,  # at most, of each class that is embedded; the measured half of it has half as many
+                "images": 20,  # at most, of each class that is embedded; the gain is measured with half of them
             },
             "probe": {
                 "name": "resnet10_narrow",

@@ -1,4 +1,4 @@
-"""Choosing data by diversity: does training on the most diverse classes beat training on as many random ones?
+"""Choosing data by diversity: training on the most diverse classes, against training on as many random ones.
 
     python launch.py --config=configs/selection.py:DIR --workdir=selection
 

@@ -188,8 +188,8 @@ def _choice_part(found: Choice, drawn: Rendered) -> str:
     table = choice_table(found)
     told = f"<p>{html.escape(table.text)} The list is also choice.csv.</p>"
     curve = f'<div class="panels large"><div>{drawn.panels[0][0]}</div></div>'
-    listed = page.to_html(table)
-    return told + curve + (page.folded_part("The classes", listed) if len(table.rows) > _OPEN_ROWS else listed)
+    classes = page.to_html(table)
+    return told + curve + (page.folded_part(table.title, classes) if len(table.rows) > _OPEN_ROWS else classes)
 
 
 def _bullets(sentences):

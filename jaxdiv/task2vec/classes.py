@@ -63,6 +63,8 @@ def _backgrounds(
     order = np.asarray(jax.random.permutation(key, whole))[: images + most]
     others = [order[(order < first[row]) | (order >= first[row] + count[row])][:images] for row in rows]
     used, which = np.unique(others, return_inverse=True)
+    # To a multiple of `images`, so that another draw has the same shape and compiles nothing.
+    used = np.pad(used, (0, -len(used) % images), mode="edge")
     part = np.bincount(np.searchsorted(first, used, side="right") - 1, minlength=len(first)).astype(np.int32)
     shown = replace(
         pool, images=np.asarray(pool.images[used]), first=np.cumsum(part, dtype=np.int32) - part, count=part

@@ -9,6 +9,7 @@ from rich.console import Console
 from test_study import tiny
 
 from jaxdiv import pairwise_distances
+from jaxdiv.configs import selection
 from jaxdiv.errors import InputError
 from jaxdiv.study import config as door
 from jaxdiv.study import planner, runner, samplers
@@ -117,6 +118,15 @@ def test_each_is_compared_with_what_differs_in_the_sampler_or_the_choice_alone()
         "a@k_dpp": ("k_dpp", "a", ("a",)),
         "a@one_task-2": ("one_task", "a", ("a",)),
     }
+
+
+def test_the_selection_study_has_three_random_draws_beside_each_choice():
+    names = selection.get_config().benchmarks
+    pairs = {name: samplers.reference(name, names) for name in names if "most" in name}
+    assert len(pairs) == 9 and len(names) == 36
+    for name, random in pairs.items():
+        draws = [name.replace("most_diverse", draw) for draw in ("random", "random-1", "random-2")]
+        assert [*random] == draws
 
 
 @pytest.mark.parametrize(

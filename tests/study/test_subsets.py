@@ -42,6 +42,17 @@ def test_a_class_gives_the_same_images_whatever_it_is_taken_with():
     assert any((take(whole, [4], 3, seed=s).images != alone.images).any() for s in range(3, 9))
 
 
+def test_parts_of_a_class_share_no_image():
+    whole = table(4, images=7)
+    parts = [take(whole, [1, 3], 3, seed=2, part=part) for part in (0, 1)]
+    np.testing.assert_array_equal(parts[0].images, take(whole, [1, 3], 3, seed=2).images)
+    for name in range(2):
+        mine, theirs = (set(part.images[3 * name : 3 * name + 3, 0, 0, 0]) for part in parts)
+        assert len(mine | theirs) == 6
+    with pytest.raises(InputError, match="has 7 images, `images` is 3 and `part` 2: lower it"):
+        take(whole, [0], 3, seed=2, part=2)
+
+
 def test_drawn_classes_fill_the_quotas_and_grow_by_adding():
     whole = union([table(6), table(9, value=100)])
     few, more = (draw_classes("x", whole, quotas, 0, seed=1) for quotas in ([2, 3], [4, 5]))
