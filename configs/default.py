@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
             "sampling": {  # of benchmarks like "mini_imagenet@k_dpp": see configs/samplers.py
                 "few_classes": 10,  # few_classes: how many
                 "batch_tasks": 4,  # one_batch: how many tasks
+                "hard_among": 2,  # hard: how many times as many tasks are drawn as the learner takes
                 "class_images": 20,  # at most, of each class that is embedded for nearest, greedy and k_dpp
             },
             "controlled": {  # the controlled experiment: see configs/controlled.py

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jaxdiv.configs import replication
 
 SOURCES = ("characters", "mini", "tiny")
-SAMPLERS = ("one_task", "one_batch", "few_classes", "nearest", "k_dpp", "greedy")
+SAMPLERS = ("one_task", "one_batch", "few_classes", "nearest", "k_dpp", "greedy", "hard")
 
 
 def get_config(archive_dir: str = ".") -> ConfigDict:

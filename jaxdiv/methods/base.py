@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from jaxdiv.data.episodes import Task
 from jaxdiv.data.table import ImageTable
 from jaxdiv.device_memory import Fit
 from jaxdiv.methods import registry
+from jaxdiv.methods.parallel import map_tasks
 from jaxdiv.methods.sampling import draw_tasks
 from jaxdiv.nets.network import Network
 
@@ -95,6 +98,21 @@ class Method(abc.ABC):
         Returns:
           The function from a query batch to its logits `[n, ways]`.
         """
+
+    def losses(self, params: PyTree, model_state: PyTree, batch: PyTree, key: PRNGKeyArray) -> Float[Array, " batch"]:
+        """How hard each part of a training batch is for the learner as it is: here a task's loss after adaptation."""
+
+        def loss(item: tuple[Task, PRNGKeyArray]) -> Array:
+            task, key = item
+            predict = self.adapt(params, model_state, task.support_images, task.support_labels, key)
+            return cross_entropy(predict(task.query_images), task.query_labels)
+
+        items = batch, jax.random.split(key, len(batch.query_labels))
+        of_device = lambda items: map_tasks(loss, items, self.tasks_at_once)
+        if self.mesh is None:
+            return of_device(items)
+        over = PartitionSpec(self.mesh.axis_names[0])
+        return jax.shard_map(of_device, mesh=self.mesh, in_specs=(over,), out_specs=over, check_vma=False)(items)
 
     def sample(
         self, key: PRNGKeyArray, table: ImageTable, size: int, ways: int, shots: int, queries: int, augment: bool

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdiv.data.table import ImageTable
 from jaxdiv.errors import check_known
@@ -75,6 +76,14 @@ class PreTraining(Method):
         features, of_queries = task_features(self.net, self.batch_norm, params, model_state.get("stats"), support)
         kernel, bias = logistic.fit(features, labels, self.ways)
         return lambda queries: of_queries(queries) @ kernel + bias
+
+    def losses(
+        self, params: PyTree, model_state: PyTree, batch: tuple[Array, Array], key: PRNGKeyArray
+    ) -> Float[Array, " batch"]:
+        """The cross-entropy of each image, in nats."""
+        images, labels = batch
+        logits = self.net.apply_batch_stats(params, images).logits
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
     def sample(
         self, key: PRNGKeyArray, table: ImageTable, size: int, ways: int, shots: int, queries: int, augment: bool

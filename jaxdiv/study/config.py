@@ -240,6 +240,10 @@ def _check_benchmarks(study: Study) -> None:
     names = (*study.measured, study.fixed_test_set)
     for name in names:
         samplers.check(name, study.own, study.task.ways)
+        if samplers.on_line(name) and not study.methods:
+            raise InputError(
+                f"benchmark {name!r}: which tasks are hard depends on the learner: name one by --config.methods"
+            )
     if samplers.source(study.fixed_test_set) != study.fixed_test_set or samplers.source(study.controlled.pool) != (
         study.controlled.pool
     ):

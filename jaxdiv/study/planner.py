@@ -21,7 +21,7 @@ from jaxdiv.report.choice import Choice
 from jaxdiv.stats.analysis import Analysis
 from jaxdiv.study import own_sets, samplers, tables
 from jaxdiv.study.config import Study, as_config
-from jaxdiv.study.sections import MAML
+from jaxdiv.study.sections import MAML, Episodic
 from jaxdiv.study.stages import choose, correlate, diversity, embed, evaluate, prepare, report, select, train
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, Unit, arrays_in, needed, platforms, provenance
@@ -65,9 +65,19 @@ class Plan:
     def units(self) -> list[Unit]:
         """All of them, each after its inputs."""
         of_pool = [unit for unit in (self.pool, self.subsets, *self.candidates, self.choice) if unit]
-        groups = (self.prepared, self.classes, self.embedded, self.measured, self.trained, self.tested)
-        first, *rest = (list(group.values()) for group in groups)
-        return [*first, *of_pool, *(unit for group in rest for unit in group)]
+        groups = (self.classes, self.embedded, self.measured, self.trained, self.tested)
+        rest = [unit for group in groups for unit in group.values()]
+        found: dict[str, Unit] = {}
+
+        def put(unit: Unit) -> None:
+            if unit.name not in found:
+                for need in unit.inputs:  # hard tasks are embedded after a learner is trained
+                    put(need)
+                found[unit.name] = unit
+
+        for unit in (*self.prepared.values(), *of_pool, *rest):
+            put(unit)
+        return list(found.values())
 
     @property
     def outlines(self) -> dict[str, Outline]:
@@ -116,8 +126,6 @@ def plan(study: Study, workdir: Path) -> Plan:
         of_classes = (classes[study.source(name)],) if samplers.by_classes(name) else ()
         return (*of_classes, *((subsets,) if subsets else ()))
 
-    embedded = {name: _embed(study, root, name, (*parts(name, for_probe), *chosen(name))) for name in names}
-    measured = {name: _diversity(study, root, unit) for name, unit in embedded.items()}
     trained, tested = {}, {}
     for test_set, name, method, run in product(study.evaluation.test_sets, names, study.methods, study.seeds):
         taught = _trained_as(study, method)
@@ -127,6 +135,15 @@ def plan(study: Study, workdir: Path) -> Plan:
         where = samplers.source(name) if test_set == "own" else study.fixed_test_set
         inputs = (trained[name, taught, run], *parts(where, for_learner))
         tested[name, method, run, test_set] = _evaluate(study, root, name, method, run, test_set, inputs)
+    embedded = {}
+    for name in names:
+        inputs = (*parts(name, for_probe), *chosen(name))
+        if samplers.on_line(name):
+            learner = trained[name, _trained_as(study, _miner(study)), study.seeds[0]]
+            # The same images, where both sizes are one.
+            inputs = tuple({need.name: need for need in (*inputs, *parts(name, for_learner), learner)}.values())
+        embedded[name] = _embed(study, root, name, inputs)
+    measured = {name: _diversity(study, root, unit) for name, unit in embedded.items()}
     groups = (prepared, classes, pool, subsets, embedded, measured, trained, tested, candidates, choice)
     return Plan(study, workdir, own, *groups)
 
@@ -359,10 +376,29 @@ def _embed(study: Study, root: Path, benchmark: str, inputs: tuple[Unit, ...]) -
         found = [(tasks, arrays) for tasks, folder in unit.kin("tasks", here=True) if (arrays := arrays_in(folder))]
         _, most = max(found, key=lambda item: item[0], default=(0, {}))
         before = embed.Result(**most) if most else None
-        return embed.run(spec, embed.Inputs(_images(spec.table, unit), _probe(study, progress), before), progress)
+        images, probe = _images(spec.table, unit), _probe(study, progress)
+        if isinstance(spec.table, samplers.Mined):  # of other numbers of tasks, others are the hardest
+            return embed.run(spec, embed.Inputs(images, probe, None, _learned(study, unit)), progress)
+        return embed.run(spec, embed.Inputs(images, probe, before), progress)
 
     cost = (probe.tasks + spec.floor_tasks) * (0.25 if probe.name == "resnet10_narrow" else 8.0)
     return Unit(f"embed/{benchmark}/{probe.name}", spec, work, root, inputs, cost)
+
+
+def _miner(study: Study) -> str:
+    """The method for whose learner tasks are hard: the first that trains on tasks, if there is one."""
+    on_tasks = [method for method in study.methods if isinstance(study.settings(method), Episodic)]
+    return (on_tasks or list(study.methods))[0]
+
+
+def _learned(study: Study, unit: Unit) -> embed.Learned:
+    """The learner among the inputs of a unit that embeds hard tasks."""
+    (trained,) = (need for need in unit.inputs if need.stage == "train")
+    spec, result = trained.spec, needed(trained, unit.name).result
+    how = (spec.learner, spec.settings, spec.task.ways, result["train_classes"])
+    method = evaluate.make(_miner(study), *how)
+    params, model_state = evaluate.load_params(trained.folder, method, result["checkpoint"])
+    return embed.Learned(method, params, model_state, _images(spec.table, unit))
 
 
 def _diversity(study: Study, root: Path, embedded: Unit) -> Unit:
@@ -473,7 +509,8 @@ def _images(table: Table, unit: Unit) -> ImageTable:
     if isinstance(table, samplers.Sampled | samplers.Chosen):
         embedded = [need.arrays["embeddings"] for need in unit.inputs if need.stage == "select"]
         return samplers.with_choice(_images(table.of, unit), table, unit.spec.task.ways, *embedded)
-    folders = tuple(table_folder(need) for need in unit.inputs if need.stage == "prepare")
+    mine = [need for need in unit.inputs if need.stage == "prepare" and need.name.endswith(f"/{table.pixels}px")]
+    folders = tuple(table_folder(need) for need in mine)
     rows: tuple[int, ...] = ()
     if table.chosen:
         (chosen,) = (need for need in unit.inputs if need.stage == "select")

@@ -36,6 +36,7 @@ BY_CLASSES = {
     "k_dpp": "classes of a determinantal process: diverse, and random",
     "greedy": "a class, and always the one that adds most to the determinant",
 }
+ON_LINE = {"hard": "those of more tasks that the learner finds hardest"}
 CHOICES = {
     "most_diverse": "the classes that are farthest from each other",
     "least_diverse": "those that are nearest to each other",
@@ -63,6 +64,13 @@ class Sampled(Table):
 
 
 @dataclass(frozen=True)
+class Mined(Table):
+    """A train split of whose tasks the learner takes the hardest, of `among` times as many."""
+
+    among: int = 2
+
+
+@dataclass(frozen=True)
 class Chosen(Table):
     """`count` classes of a train split, as `choice` takes them: by `distance`, or the draw `number` at random."""
 
@@ -80,6 +88,11 @@ def source(benchmark: str) -> str:
 def by_classes(benchmark: str) -> bool:
     """Whether its sampler or choice needs the classes' embeddings."""
     return _parts(benchmark).sampler in (*BY_CLASSES, "most_diverse", "least_diverse")
+
+
+def on_line(benchmark: str) -> bool:
+    """Whether the learner chooses its tasks."""
+    return _parts(benchmark).sampler in ON_LINE
 
 
 def is_few(benchmark: str) -> bool:
@@ -116,11 +129,11 @@ def check(benchmark: str, own: Collection[str], ways: int) -> None:
             f"benchmark {benchmark!r}: say how many classes are chosen, as in {name}@{max(10, ways)}_{sampler}, at "
             f"least ways={ways}"
         )
-    if sampler not in CHOICES and (classes or sampler not in (*FIXING, *BY_CLASSES)):
-        valid = [*FIXING, *BY_CLASSES, *(f"N_{each}" for each in CHOICES)]
+    if sampler not in CHOICES and (classes or sampler not in (*FIXING, *BY_CLASSES, *ON_LINE)):
+        valid = [*FIXING, *BY_CLASSES, *ON_LINE, *(f"N_{each}" for each in CHOICES)]
         raise unknown("sampler", benchmark.partition("@")[2], valid)
     if number and sampler not in (*FIXING, "random"):
-        why = "draws anew for each task" if sampler in BY_CLASSES else "is one choice"
+        why = "is one choice" if sampler in CHOICES else "draws anew for each task"
         raise InputError(f"benchmark {benchmark!r}: {sampler} {why}, so that it has no numbers")
     if len(registry.components(name, own)) > 1:
         raise InputError(f"benchmark {benchmark!r}: a sampler is of one data set, since a task never mixes several")
@@ -145,6 +158,8 @@ def sampled(benchmark: str, table: Table, settings: Sampling, distance: str, see
     images = {each.name: getattr(table, each.name) for each in fields(Table)} | {"seed": seed}
     if sampler in CHOICES:
         return Chosen(**images, choice=sampler, count=classes, distance=distance * by_classes(benchmark), number=number)
+    if sampler in ON_LINE:
+        return Mined(**images, among=settings.hard_among)
     sets = {"one_task": 1, "one_batch": settings.batch_tasks}.get(sampler, 0)
     return Sampled(**images, sampler=sampler, number=number, sets=sets)
 

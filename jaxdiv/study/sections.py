@@ -181,6 +181,7 @@ class Sampling(Section):
     PATH: ClassVar[str] = "sampling."
     few_classes: Annotated[int, Range(2)]
     batch_tasks: Annotated[int, Range(1)]
+    hard_among: Annotated[int, Range(2)]
     class_images: Annotated[int, Range(1)]
 
 

@@ -3,20 +3,24 @@
 import itertools
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 from test_study import tiny
 
-from jaxdiv import pairwise_distances
+from jaxdiv import embed_benchmark, load_probe, pairwise_distances, sample_tasks
 from jaxdiv.configs import selection
 from jaxdiv.errors import InputError
 from jaxdiv.study import config as door
 from jaxdiv.study import planner, runner, samplers
+from jaxdiv.study.keys import key_for
+from jaxdiv.study.stages import evaluate
 
 SOURCE = "gauss-0.5"
 CHOSEN = ("6_most_diverse", "6_random")
-NAMES = (SOURCE, *(f"{SOURCE}@{name}" for name in ("one_task", "k_dpp", *CHOSEN)))
+NAMES = (SOURCE, *(f"{SOURCE}@{name}" for name in ("one_task", "k_dpp", "hard", *CHOSEN)))
 FIELDS = {"benchmarks": NAMES, "methods": ("pt",), "probe.tasks": 4, "sampling.few_classes": 6}
 FIELDS |= {"pt.steps": 2, "evaluation.test_sets": ("own",)}
 STAGES = ("prepare", "select", "diversity", "train", "evaluate")
@@ -45,6 +49,24 @@ def test_few_classes_is_a_smaller_cut(tmp_path):
     few = units(tmp_path, benchmarks=(SOURCE, f"{SOURCE}@few_classes", f"{SOURCE}@few_classes-1"))
     tables = [few[f"train/{name}/pt/seed0"].spec.table for name in (f"{SOURCE}@few_classes", f"{SOURCE}@few_classes-1")]
     assert [table.classes for table in tables] == [6, 6] and tables[0].seed != tables[1].seed
+
+
+def test_the_hard_tasks_that_are_measured_are_those_of_the_largest_losses_after_training(done):
+    embedded, trained = done[f"embed/{SOURCE}@hard/resnet10_narrow"], done[f"train/{SOURCE}@hard/pt/seed0"]
+    spec, count = embedded.spec, 4
+    keys = jnp.stack([key_for(spec.seed, spec.purpose, number) for number in range(2 * count)])
+    method = evaluate.make("pt", trained.spec.learner, trained.spec.settings, 5, 8)
+    params, model_state = evaluate.load_params(trained.folder, method, trained.result["checkpoint"])
+    seen = planner._images(trained.spec.table, trained)
+    losses = []
+    for key in keys:
+        task = jax.tree.map(lambda leaf: leaf[0], sample_tasks(jax.random.split(key)[0], seen, 5, 2, 3))
+        logits = method.adapt(params, model_state, task.support_images, task.support_labels, key)(task.query_images)
+        losses.append(-np.log(np.asarray(jax.nn.softmax(logits))[np.arange(15), task.query_labels]).mean())
+    rows = np.sort(np.argsort(losses)[-count:])
+    probe, images = load_probe("resnet10_narrow"), planner._images(spec.table, embedded)
+    wanted = embed_benchmark(probe, images, count, 5, 2, 3, key=keys[rows])
+    np.testing.assert_allclose(embedded.arrays["embeddings"], wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_all_meet_the_same_test_tasks_with_their_own_parameters(done):
@@ -122,11 +144,11 @@ def test_each_is_compared_with_what_differs_in_the_sampler_or_the_choice_alone()
 
 def test_the_selection_study_has_three_random_draws_beside_each_choice():
     names = selection.get_config().benchmarks
-    pairs = {name: samplers.reference(name, names) for name in names if "most" in name}
-    assert len(pairs) == 9 and len(names) == 36
-    for name, random in pairs.items():
+    found = samplers.counterparts(names)
+    assert len(found) == 9 and len(names) == 36
+    for name, each in found.items():
         draws = [name.replace("most_diverse", draw) for draw in ("random", "random-1", "random-2")]
-        assert [*random] == draws
+        assert [*each.others] == draws
 
 
 @pytest.mark.parametrize(
@@ -134,6 +156,8 @@ def test_the_selection_study_has_three_random_draws_beside_each_choice():
     [
         ({"benchmarks": (f"{SOURCE}@k_dp",)}, "unknown sampler 'k_dp'.*'k_dpp'"),
         ({"benchmarks": ("gauss-0.5+gauss-1.5@k_dpp",)}, "of one data set"),
+        ({"benchmarks": (f"{SOURCE}@hard",), "methods": ()}, "depends on the learner: name one by --config.methods"),
+        ({"benchmarks": (f"{SOURCE}@hard-1",)}, "draws anew for each task"),
         ({"benchmarks": (f"{SOURCE}@k_dpp-2",)}, "draws anew for each task, so that it has no numbers"),
         ({"benchmarks": (f"{SOURCE}@6_most_diverse-2",)}, "is one choice, so that it has no numbers"),
         ({"benchmarks": (f"{SOURCE}@6_most_diverst",)}, "unknown sampler '6_most_diverst'.*'N_most_diverse'"),

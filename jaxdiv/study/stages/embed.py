@@ -3,17 +3,23 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 
+from jaxdiv.data.episodes import sample_tasks
 from jaxdiv.data.own import fingerprint
 from jaxdiv.data.table import ImageTable
+from jaxdiv.methods.base import Method
+from jaxdiv.methods.hard import hardest
 from jaxdiv.probes.base import Probe
 from jaxdiv.probes.registry import load_probe
 from jaxdiv.probes.weights import IMAGENET, imagenet_file
 from jaxdiv.study.keys import key_for
+from jaxdiv.study.samplers import Mined
 from jaxdiv.study.sections import NO_RESULT, Compute, Task
 from jaxdiv.study.tables import Table
 from jaxdiv.study.unit import ProgressFn, in_its_precision
@@ -61,12 +67,24 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A learner that was trained on hard tasks, and the train split as it sees it: which tasks are hard for it."""
+
+    method: Method
+    params: PyTree
+    model_state: PyTree
+    table: ImageTable
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """The benchmark's train split, the probe, and what a unit of fewer (or more) tasks already found."""
+    """The benchmark's train split, the probe, and what a unit of fewer (or more) tasks already found; where the tasks
+    are those that a learner finds hard, that learner."""
 
     table: ImageTable
     probe: Probe
     before: Result | None = None
+    learned: Learned | None = None
 
 
 @in_its_precision
@@ -77,6 +95,7 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
       InputError: as `embed_benchmark`.
     """
     floor = min(spec.floor_tasks, spec.tasks)
+    numbers = _hardest(spec, inputs.learned) if inputs.learned else range(spec.tasks)
     done = 0
 
     def complete(known: np.ndarray | None, tasks: int, again: bool) -> np.ndarray:
@@ -84,7 +103,7 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
         start = 0 if known is None else min(len(known), tasks)
         parts = [] if known is None else [known[:start]]
         if start < tasks:
-            keys = jnp.stack([key_for(spec.seed, spec.purpose, number) for number in range(start, tasks)])
+            keys = jnp.stack([key_for(spec.seed, spec.purpose, number) for number in numbers[start:tasks]])
             heard = lambda more: progress(
                 (done + start + more) / (spec.tasks + floor), f"task {start + more} of {tasks}"
             )
@@ -114,6 +133,23 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     if floor:
         again = complete(inputs.before.again if inputs.before else None, floor, again=True)
     return Result(embeddings, again)
+
+
+def _hardest(spec: Spec, learned: Learned) -> list[int]:
+    """The numbers of the tasks that are hardest for the learner, of `among` times as many as are embedded."""
+    assert isinstance(spec.table, Mined)
+    keys = jnp.stack([key_for(spec.seed, spec.purpose, number) for number in range(spec.table.among * spec.tasks)])
+    # As `embed_benchmark` draws them, each as a batch of one.
+    for_tasks = jax.vmap(lambda key: jax.random.split(jax.random.split(key)[0], 1)[0])(keys)
+
+    @jax.jit
+    def losses(params: PyTree, model_state: PyTree, tasks: Any) -> Array:
+        # Not the method's own `losses`: pre-training's are of images.
+        return Method.losses(learned.method, params, model_state, tasks, key_for(spec.seed, spec.purpose, "losses"))
+
+    ways, shots, queries = spec.task.ways, spec.task.shots, spec.task.queries
+    tasks = sample_tasks(for_tasks, learned.table, ways, shots, queries, len(keys))
+    return hardest(losses(learned.params, learned.model_state, tasks), spec.tasks).tolist()
 
 
 def contents(weights: Path | None) -> str:

@@ -11,11 +11,13 @@ import jax
 from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import train
 from jaxdiv.methods.checkpointing import checksum, latest_step
+from jaxdiv.methods.hard import HardTasks
 from jaxdiv.methods.parallel import all_devices, make_mesh
 from jaxdiv.methods.registry import entry
 from jaxdiv.methods.sampling import TestTasks, spread_table
 from jaxdiv.methods.step import TrainSettings
 from jaxdiv.study.keys import key_for
+from jaxdiv.study.samplers import Mined
 from jaxdiv.study.sections import NO_RESULT, Compute, Episodic, Learner, MethodSection, Task, Training
 from jaxdiv.study.stages.evaluate import make, test
 from jaxdiv.study.tables import Table
@@ -103,6 +105,8 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     table = spread_table(inputs.table, mesh)
     how = dict(mesh=mesh, tasks_at_once=tasks_at_once)
     method = make(spec.method, spec.learner, settings, spec.task.ways, len(table.classes), **how)
+    if isinstance(spec.table, Mined):
+        method = HardTasks(method, spec.table.among, mesh, tasks_at_once)
     unseen = TestTasks(inputs.validation, **task).spread(all_devices()) if inputs.validation else None
 
     def sample(key: jax.Array) -> Any:
@@ -149,7 +153,7 @@ def cost(spec: Spec) -> float:
     inner, task = entry(spec.method).fields, spec.task
     each = 1.0 if inner.get("first_order", True) else 2.5
     inner_steps = inner.get("inner_steps", 0) * each
-    images = spec.settings.size
+    images = spec.settings.size * (1 + spec.table.among / 3 if isinstance(spec.table, Mined) else 1)
     if isinstance(spec.settings, Episodic):  # of tasks; each inner step sees the support again
         images *= task.ways * (task.shots * (1 + inner_steps) + task.queries)
     return spec.steps * ((1 + inner_steps) / 140 + images * 3 * forward_seconds(spec.learner))
