@@ -101,7 +101,7 @@ def test_correlate_takes_the_mean_over_runs_of_each_test_task(monkeypatch):
     row = {"benchmark": "a", "method": "pt", "test_set": "own"}
     tested = [(row | {"seed": seed}, {"task_accuracy": np.array([seed, 1.0])}) for seed in (0, 1)]
     embeddings = {"a": np.array([[3.0, 4.0]])}
-    correlate.run(correlate.Spec({}, False), correlate.Inputs([{"benchmark": "a"}], embeddings, tested), silent)
+    correlate.run(correlate.Spec({}, False, {}), correlate.Inputs([{"benchmark": "a"}], embeddings, tested), silent)
     np.testing.assert_array_equal(seen["per_task"]["a", "pt", "own"], [0.5, 1.0])
     assert seen["norms"]["a"].tolist() == [5.0] and seen["runs"] == [0, 1]
 
