@@ -93,7 +93,7 @@ def other_folder(folder):
 def test_correlate_takes_the_mean_over_runs_of_each_test_task(monkeypatch):
     seen = {}
 
-    def analyse(measured, tested, norms, per_task, shares, controlled):
+    def analyse(measured, tested, norms, per_task, shares, controlled, counterparts):
         seen.update(runs=[row["seed"] for row in tested], norms=norms, per_task=per_task)
         return Analysis()
 
