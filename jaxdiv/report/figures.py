@@ -315,7 +315,7 @@ def _paired(data: PlotData) -> Figure | None:
         shown.setdefault((row.test_set, row.metric), {}).setdefault(row.method, []).append(row)
     grid = [[partial(_paired_panel, rows=rows) for rows in methods.values()] for methods in shown.values()]
     labels = [("diversity less the counterpart's", f"{_Y[metric]} less the counterpart's") for _, metric in shown]
-    return Figure("figure6", grid, (3.4, 3.5), _BELOW + 0.4, labels, []) if grid else None
+    return Figure("figure6", grid, (3.4, 3.7), _BELOW + 0.6, labels, []) if grid else None
 
 
 def draw_all(data: PlotData) -> dict[str, Rendered]:
