@@ -55,7 +55,7 @@ class HardTasks(Method):
     ) -> tuple[PyTree, PyTree, Metrics]:
         for_losses, for_gradient = jax.random.split(key)
         losses = self._learner.losses(params, model_state, batch, for_losses)
-        rows = hardest(losses, len(losses) // self.among)
+        rows = hardest(losses, max(len(losses) // self.among, 1))  # one task alone, where its memory is measured
         return self._learner.gradient(params, model_state, jax.tree.map(lambda leaf: leaf[rows], batch), for_gradient)
 
     def adapt(self, params: PyTree, model_state: PyTree, support: Array, labels: Array, key: PRNGKeyArray) -> Predict:

@@ -357,17 +357,20 @@ def controlled_table(rows: Sequence[ControlledEffect]) -> Table:
         "in a linear model over subsets, seeds averaged, with a block for subsets that were chosen from the same "
         "classes. Holm: over the rows of the same metric and test set."
     )
-    records = []
-    for row in rows:
-        flat = record(row)
-        means = {f"mean_{level}": value for level, value in flat.pop("means").items()}
-        records.append({"method": row.method or effect_name(row), **flat, **means})
+    records = [{"method": row.method or effect_name(row), **_flat(row, "means", "mean")} for row in rows]
     keys = list(dict.fromkeys(key for row in records for key in row))
     return Table("controlled", "The controlled experiment", text, columns, rows, records, keys)
 
 
 def _mean_of(level: str) -> Callable[[Any], str]:
     return lambda row: short(row.means.get(level), 3)
+
+
+def _flat(row: Any, key: str, prefix: str) -> dict[str, Any]:
+    """A row as a line of a CSV, whose mapping `key` becomes columns of its own."""
+    flat = record(row)
+    spread = {f"{prefix}_{name}": value for name, value in flat.pop(key).items()}
+    return flat | spread
 
 
 def paired_table(rows: Sequence[PairedEffect]) -> Table:
@@ -388,11 +391,7 @@ def paired_table(rows: Sequence[PairedEffect]) -> Table:
         "Difference: performance less the counterpart's, with Student's t over sources x seeds. Holm: over the rows of "
         "the same method, metric and test set."
     )
-    records = []
-    for row in rows:
-        flat = record(row)
-        differences = {f"difference_{source}": value for source, value in flat.pop("by_source").items()}
-        records.append({**flat, **differences})
+    records = [_flat(row, "by_source", "difference") for row in rows]
     keys = list(dict.fromkeys(key for row in records for key in row))
     return Table("paired", "Other tasks of the same data", text, columns, rows, records, keys)
 

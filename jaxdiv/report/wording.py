@@ -56,6 +56,8 @@ REASONS = {
     Reason.TOO_FEW_TASKS: "{n}: no interval",
     Reason.SAME_TASKS: "no task differs from another: Cohen's d is undefined",
     Reason.SETS_NOT_TOLD_APART: "undefined: {n} cannot tell the effects of the data sets from the rest",
+    Reason.TOO_FEW_PAIRS: "undefined: fewer than two differences",
+    Reason.SAME_DIFFERENCE: "undefined: every difference is the same",
     Reason.TOO_FEW_SUBSETS: "undefined: {n} cannot tell diversity from the rest",
 }
 

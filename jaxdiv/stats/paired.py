@@ -123,7 +123,7 @@ def _effect(
         row = replace(row, diversity=one, other_diversity=other)
     sample = np.array([value for each in cells.values() for value in each])
     if len(sample) < 2 or not varies(sample):
-        reason = Reason.TOO_FEW_POINTS if len(sample) < 2 else Reason.SAME_Y
+        reason = Reason.TOO_FEW_PAIRS if len(sample) < 2 else Reason.SAME_DIFFERENCE
         return replace(row, notes=(*notes, Note(reason)))
     mean, error, freedom = float(sample.mean()), sample.std(ddof=1) / math.sqrt(len(sample)), len(sample) - 1
     half = float(special.stdtrit(freedom, 1 - LEVEL / 2) * error)

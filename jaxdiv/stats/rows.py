@@ -49,6 +49,8 @@ class Reason(StrEnum):
     TOO_FEW_TASKS = "too_few_tasks"
     SAME_TASKS = "same_tasks"  # no task's accuracy differs from another's
     SETS_NOT_TOLD_APART = "sets_not_told_apart"  # too few benchmarks, or nothing varies, to tell a set's effect
+    TOO_FEW_PAIRS = "too_few_pairs"  # of a benchmark and its counterpart
+    SAME_DIFFERENCE = "same_difference"  # of every pair
     TOO_FEW_SUBSETS = "too_few_subsets"  # to tell diversity from the blocks
 
 

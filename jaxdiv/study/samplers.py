@@ -133,8 +133,8 @@ def check(benchmark: str, own: Collection[str], ways: int) -> None:
         valid = [*FIXING, *BY_CLASSES, *ON_LINE, *(f"N_{each}" for each in CHOICES)]
         raise unknown("sampler", benchmark.partition("@")[2], valid)
     if number and sampler not in (*FIXING, "random"):
-        why = "is one choice" if sampler in CHOICES else "draws anew for each task"
-        raise InputError(f"benchmark {benchmark!r}: {sampler} {why}, so that it has no numbers")
+        why = "is a single choice" if sampler in CHOICES else "draws new classes for every task"
+        raise InputError(f"benchmark {benchmark!r}: {sampler} {why}, so it takes no number")
     if len(registry.components(name, own)) > 1:
         raise InputError(f"benchmark {benchmark!r}: a sampler is of one data set, since a task never mixes several")
 

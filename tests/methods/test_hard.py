@@ -1,5 +1,7 @@
 """Hard tasks on line: the gradient is that of the tasks whose losses a plain loop finds largest."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ from small_network import NET, WAYS, images, tasks
 from jaxdiv import table_from
 from jaxdiv.methods.hard import HardTasks
 from jaxdiv.methods.maml import MAML
+from jaxdiv.methods.parallel import make_mesh
 from jaxdiv.methods.pretrain import PreTraining
 from jaxdiv.methods.protonet import ProtoNet
+from jaxdiv.methods.step import TrainSettings, abstract_state, fit
 
 KEY = jax.random.key(5)
 
@@ -56,3 +60,15 @@ def test_in_all_else_it_is_the_method_and_it_draws_more():
     jax.tree.map(np.testing.assert_array_equal, hard.init(KEY), method.init(KEY))
     assert hard.tested == method.tested and (hard.name, hard.label) == (method.name, method.label)
     assert hard == HardTasks(MAML(NET, 1, 0.1), 3) and hash(hard) == hash(HardTasks(MAML(NET, 1, 0.1), 3))
+
+
+def test_as_many_tasks_as_fit_are_found_and_a_batch_over_devices_gives_the_same_step():
+    """What an accelerator needs: the memory of one task alone, and a batch that devices share."""
+    method, settings = HardTasks(MAML(NET, 1, 0.1), 2), TrainSettings(steps=1)
+    state = abstract_state(method, settings)
+    found = fit(method, settings, None, state, tasks(4), KEY, limit_bytes=1e12)
+    assert found.tasks_at_once >= 1 and method.at(found).tasks_at_once == found.tasks_at_once
+    params, model_state = method.init(KEY)
+    alone = method.gradient(params, model_state, tasks(4), KEY)[0]
+    shared = jax.jit(replace(method, mesh=make_mesh(2)).gradient)(params, model_state, tasks(4), KEY)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone, shared)

@@ -90,6 +90,6 @@ def test_a_value_that_is_not_finite_leaves_out_its_seed_and_is_named():
 def test_one_cell_has_no_interval_and_a_kind_without_its_counterpart_no_row():
     one = [point for point in study() if point.benchmark in ("a", "a@y") and point.seed == 0]
     (row, _) = paired_effects(one, COUNTERPARTS)
-    assert row.kind == "y" and row.difference is None and row.notes == (Note(Reason.TOO_FEW_POINTS),)
+    assert row.kind == "y" and row.difference is None and row.notes == (Note(Reason.TOO_FEW_PAIRS),)
     assert paired_effects([point for point in one if point.benchmark == "a"], COUNTERPARTS) == []
     assert paired_effects(study(), {}) == []
