@@ -17,7 +17,7 @@ from jaxdiv.methods.checkpointing import trained_on
 from jaxdiv.report import data_sets, report, survey
 from jaxdiv.report.prose import conclusion, true_beside_measured
 from jaxdiv.stats.analysis import Analysis
-from jaxdiv.study import checks, lease, manifest, planner, verify, worker
+from jaxdiv.study import checks, last_stages, lease, manifest, planner, verify, worker
 from jaxdiv.study import config as door
 from jaxdiv.study.driver import Work
 from jaxdiv.study.flags import in_flags
@@ -143,11 +143,11 @@ def verify_results(config: ConfigDict, workdir: Path, units: Sequence[str], cons
     """
     plan = planner.plan(door.read(config), workdir)
     listed = checks.chosen(plan, planner.STAGES, units)
-    correlated = planner.correlation(plan)
+    correlated = last_stages.correlation(plan)
     if plan.study.methods and not units:
-        listed += [correlated, planner.reporting(plan, correlated, _all_failures(plan, []))]
+        listed += [correlated, last_stages.reporting(plan, correlated, _all_failures(plan, []))]
     elif not units:
-        listed.append(planner.reporting(plan, None, _all_failures(plan, [])))
+        listed.append(last_stages.reporting(plan, None, _all_failures(plan, [])))
     problems = [f"{unit.name}: {line}" for unit in listed for line in verify.verify(unit)]
     for line in problems:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -228,7 +228,7 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         console.print(f"data: {file} and a contact sheet of each benchmark", highlight=False, soft_wrap=True)
     if not READING & {*stages}:
         return
-    correlated = planner.correlation(plan)
+    correlated = last_stages.correlation(plan)
     if not correlated.inputs:
         if set(stages) <= READING:
             raise InputError(f"nothing in {plan.workdir} is finished yet: add diversity to `stages`")
@@ -238,7 +238,7 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         worker.perform(correlated, _silent)
     if "report" in stages:
         failures = _all_failures(plan, failures)
-        _report(planner.reporting(plan, correlated if plan.study.methods else None, failures), console)
+        _report(last_stages.reporting(plan, correlated if plan.study.methods else None, failures), console)
         _show_tables(plan, correlated, console)
         say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
         if plan.choice and plan.choice.done:
@@ -265,7 +265,7 @@ def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:
     """A study's tables and its answer; of a study that trains nothing, the coefficients."""
     say = lambda part: console.print(part, highlight=False, markup=False)
     if not plan.study.methods:
-        for part in survey.terminal(planner.surveyed(plan), console.width):
+        for part in survey.terminal(last_stages.surveyed(plan), console.width):
             say(part)
         return
     found = Analysis.from_json(correlated.result)

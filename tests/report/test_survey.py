@@ -14,7 +14,7 @@ from jaxdiv.configs import folder as folder_config
 from jaxdiv.errors import InputError
 from jaxdiv.report import survey
 from jaxdiv.report.published import PAPER_MEASURED
-from jaxdiv.study import planner, runner
+from jaxdiv.study import last_stages, planner, runner
 from jaxdiv.study.config import read
 from jaxdiv.study.planner import STAGES
 from jaxdiv.task2vec.coefficient import cross_diversity
@@ -152,7 +152,7 @@ def test_the_same_results_give_the_same_page_but_for_its_date(both):
     made = json.loads((workdir / "report" / "result.json").read_text())
     sheets = {name: workdir / "data" / f"{name}.png" for name in plan.study.names}
     for folder in ("one", "two"):
-        found = planner.surveyed(plan)
+        found = last_stages.surveyed(plan)
         survey.write_survey(workdir / folder, found, asdict(plan.study), {"date": "today"}, sheets)
     one, two = ({p.name: p.read_bytes() for p in (workdir / name).iterdir()} for name in ("one", "two"))
     assert one == two and set(one) == set(before) - {"result.json"} == set(made["result"]["files"])
@@ -174,7 +174,7 @@ def test_the_papers_preset_is_what_its_table_was_measured_with_and_a_field_that_
 
 def test_the_papers_values_are_shown_beside_values_measured_alike_alone(both, tmp_path):
     workdir, _, settings = both
-    found = planner.surveyed(planner.plan(read(settings), workdir))
+    found = last_stages.surveyed(planner.plan(read(settings), workdir))
     alike = PAPER_MEASURED | {"probe": "resnet34", "weights": "imagenet"}
     rows = [row | alike | {"noise_floor": 0.05} for row in found.rows]
     survey.write_survey(tmp_path, found._replace(rows=rows), {}, {}, {})

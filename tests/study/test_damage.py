@@ -12,7 +12,7 @@ from test_study import tiny
 
 from jaxdiv.errors import Damage
 from jaxdiv.study import config as door
-from jaxdiv.study import planner, runner, seal
+from jaxdiv.study import last_stages, planner, runner, seal
 from jaxdiv.study.verify import verify
 
 SMALL = {"benchmarks": ("gauss-0.5",), "methods": ("pt",), "pt.steps": 4, "training.checkpoint_every": 2}
@@ -71,7 +71,7 @@ def tables(workdir):
 
 
 def correlated(workdir):
-    return planner.correlation(planner.plan(door.read(tiny(**SMALL)), workdir))
+    return last_stages.correlation(planner.plan(door.read(tiny(**SMALL)), workdir))
 
 
 def flip(path, at=0.5):
@@ -219,7 +219,7 @@ def test_metrics_are_a_log_that_no_result_needs(finished, workdir, content):
 )
 def test_a_finished_report_is_drawn_again_when_a_file_of_it_is_gone_or_changed(finished, workdir, file, kind):
     KINDS[kind](workdir / file)
-    unit = planner.reporting(planner.plan(door.read(tiny(**SMALL)), workdir), correlated(workdir))
+    unit = last_stages.reporting(planner.plan(door.read(tiny(**SMALL)), workdir), correlated(workdir))
     assert not unit.done and file.split("/")[1] in unit.problems()[0]
 
 

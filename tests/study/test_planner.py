@@ -16,7 +16,7 @@ from jaxdiv.configs import replication
 from jaxdiv.errors import InputError
 from jaxdiv.methods.checkpointing import Run, latest_step
 from jaxdiv.study import config as door
-from jaxdiv.study import planner, runner, unit
+from jaxdiv.study import last_stages, planner, runner, unit
 from jaxdiv.study.stages import embed
 
 WORK = ("prepare", "embed", "diversity", "train", "evaluate")
@@ -331,7 +331,7 @@ def test_what_leaves_no_task_is_said_before_anything_is_written(tmp_path, fields
 
 def test_parts_of_one_file_count_as_that_set_in_what_benchmarks_share():
     study = door.read(replication.get_config("somewhere"))
-    shares = {name: planner.data_shares(study, name) for name in study.names}
+    shares = {name: last_stages.data_shares(study, name) for name in study.names}
     assert shares["characters-malayalam"] == shares["characters"] == {"characters": 1.0}
     assert shares["mini+tiny"] == {"mini": 0.5, "tiny": 0.5} and shares["tiny-animals"] == {"tiny": 1.0}
     assert len({name for share in shares.values() for name in share}) == 7
