@@ -2,26 +2,22 @@
 
 import html
 import re
+import shlex
 from pathlib import Path
 
-import jax
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from tiny_study import PRE_TRAINING, flags
 
 from jaxdiv import DataSettings, cross_diversity, diversity, embed_benchmark, load_benchmark, load_probe
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "jaxdiv.ipynb"
-SETTINGS = """
+SETTINGS = f'''
 PIXELS, TASKS = 8, 3
 PROBE, WEIGHTS = "resnet10_narrow", None
-STUDY = '''
-  --config.benchmarks="('gauss-0.1','gauss-0.5','gauss-1.5')" --config.methods="('pt',)"
-  --config.task.shots=1 --config.task.queries=2 --config.data.images_per_class=4
-  --config.probe.tasks=3 --config.probe.pixels=8 --config.learner.width=4 --config.evaluation.tasks=4
-  --config.pt.steps=10
+STUDY = """{shlex.join(flags(PRE_TRAINING))}"""
 '''
-"""
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +29,9 @@ def run(tmp_path_factory):
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(SETTINGS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_PLATFORMS", "cpu")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     nbformat.write(notebook, folder / "executed.ipynb")
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))  # the tests compile the same again
     yield {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}, folder
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def said(outputs):

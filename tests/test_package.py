@@ -13,25 +13,13 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from tiny_study import PRE_TRAINING, flags
 
 from jaxdiv import cli
 from jaxdiv.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SECONDS_OF_STUDY = [
-    "--config.benchmarks=('gauss-0.1','gauss-0.5','gauss-1.5')",
-    "--config.methods=('pt',)",
-    "--config.task.shots=2",
-    "--config.task.queries=3",
-    "--config.data.classes=(8,5,6)",
-    "--config.data.images_per_class=6",
-    "--config.probe.tasks=3",
-    "--config.learner.width=4",
-    "--config.pt.steps=4",
-    "--config.pt.batch_size=8",
-    "--config.evaluation.tasks=4",
-]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +86,7 @@ def test_a_package_page_is_the_readme_with_whole_addresses(wheel):
 
 
 def test_a_wheel_outside_the_clone_runs_the_embedded_study_to_its_report(installed, tmp_path):
-    command = [installed / "jaxdiv", "--workdir=W", *SECONDS_OF_STUDY]
+    command = [installed / "jaxdiv", "--workdir=W", *flags(PRE_TRAINING)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "W" / "report" / "report.html").stat().st_size > 10_000

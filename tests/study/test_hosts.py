@@ -6,7 +6,8 @@ import socket
 import subprocess
 
 import pytest
-from test_study import TINY, command
+from test_study import command
+from tiny_study import TINY
 
 pytestmark = pytest.mark.slow  # two processes compile everything: minutes
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tiny_study import TINY, flags
 
 from jaxdiv.configs import default
 from jaxdiv.errors import InputError
@@ -26,50 +27,24 @@ from jaxdiv.study import config as door
 from jaxdiv.study import lease, planner, runner
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "benchmarks": "('gauss-0.1','gauss-0.5','gauss-1.5')",
-    "methods": "('pt','fo_maml_5')",
-    "task.shots": 2,
-    "task.queries": 3,
-    "data.classes": "(8,5,6)",
-    "data.images_per_class": 6,
-    "probe.tasks": 3,
-    "learner.width": 4,
-    "pt.steps": 30,
-    "pt.batch_size": 8,
-    "maml.steps": 30,
-    "evaluation.tasks": 4,
-    "training.checkpoint_every": 10,
-}
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled programs, shared by the processes of this file."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, cache):
+def finished(tmp_path_factory):
     """The workdir of a tiny study that ran undisturbed."""
     workdir = tmp_path_factory.mktemp("finished")
-    done = launch(cache, workdir)
+    done = launch(workdir)
     assert done.returncode == 0, done.stderr
     return workdir
 
 
 def command(workdir, *arguments, config=TINY):
-    fields = [f"--config.{name}={value}" for name, value in config.items()]
-    return [sys.executable, str(ROOT / "launch.py"), f"--workdir={workdir}", *fields, *arguments]
+    return [sys.executable, str(ROOT / "launch.py"), f"--workdir={workdir}", *flags(config), *arguments]
 
 
-def environment(cache):
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-
-
-def launch(cache, workdir, *arguments, config=TINY, cwd=None):
+def launch(workdir, *arguments, config=TINY, cwd=None):
     line = command(workdir, *arguments, config=config)
-    return subprocess.run(line, capture_output=True, text=True, env=environment(cache), cwd=cwd, timeout=400)
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=400)
 
 
 def tables(workdir):
@@ -131,9 +106,9 @@ def test_every_result_records_settings_versions_and_device(finished):
             assert record["settings"]["learner"]["batch_norm"] == "transductive"
 
 
-def test_a_second_run_does_nothing_again_and_shows_the_tables(finished, cache):
+def test_a_second_run_does_nothing_again_and_shows_the_tables(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    again = launch(cache, finished)
+    again = launch(finished)
     assert again.returncode == 0 and " 0 to run" in again.stdout and "Table 2" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
     assert all(len(line) <= 80 for line in again.stdout.splitlines() if str(finished) not in line)
@@ -147,10 +122,10 @@ def test_a_second_run_does_nothing_again_and_shows_the_tables(finished, cache):
     assert f"Finished {time.strftime('%Y')}" in top
 
 
-def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished, cache, tmp_path):
+def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished, tmp_path):
     begun_from(finished, tmp_path, "train/gauss-0.5", "evaluate", "correlate")
     line = command(tmp_path, "--stages=prepare,train")  # the other links can wait for the second run
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(cache))
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     unit = tmp_path / "units/train/gauss-0.5/fo_maml_5/seed0"
     deadline = time.monotonic() + 300
     while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
@@ -159,15 +134,15 @@ def test_killed_in_mid_training_and_run_again_equals_an_undisturbed_run(finished
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(unit.glob("*/result.json"))
-    resumed = launch(cache, tmp_path)
+    resumed = launch(tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert tables(tmp_path) == tables(finished)
 
 
-def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cache, tmp_path):
+def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, tmp_path):
     slow = {**TINY, "maml.steps": 100_000, "methods": "('fo_maml_5',)"}
     line = command(tmp_path, "--stages=prepare,train", config=slow)
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(cache))
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     unit = tmp_path / "units/train/gauss-0.1/fo_maml_5/seed0"
     deadline = time.monotonic() + 300
     while not list(unit.glob("*/checkpoints/10/_CHECKPOINT_METADATA")):
@@ -182,9 +157,9 @@ def test_told_to_stop_in_mid_training_it_saves_and_exits_with_143(finished, cach
     assert (metrics.parent / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
 
 
-def test_a_nan_ends_its_unit_keeps_the_others_and_fails(finished, cache, tmp_path):
+def test_a_nan_ends_its_unit_keeps_the_others_and_fails(finished, tmp_path):
     begun_from(finished, tmp_path, "train/gauss-0.1/pt", "evaluate", "correlate")
-    done = launch(cache, tmp_path, config={**TINY, "maml.inner_lr": 1e30, "methods": "('fo_maml_5','pt')"})
+    done = launch(tmp_path, config={**TINY, "maml.inner_lr": 1e30, "methods": "('fo_maml_5','pt')"})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "train/gauss-0.1/fo_maml_5/seed0: the loss is nan at step" in done.stdout
     points = list(csv.DictReader((tmp_path / "report" / "points.csv").open()))
@@ -192,9 +167,9 @@ def test_a_nan_ends_its_unit_keeps_the_others_and_fails(finished, cache, tmp_pat
     assert "train/gauss-0.1/fo_maml_5/seed0" in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_a_dry_run_lists_every_unit_and_writes_nothing(cache, tmp_path, finished):
+def test_a_dry_run_lists_every_unit_and_writes_nothing(tmp_path, finished):
     workdir = tmp_path / "nothing"
-    done = launch(cache, workdir, "--dry_run")
+    done = launch(workdir, "--dry_run")
     assert done.returncode == 0 and not workdir.exists()
     lines = done.stdout.splitlines()
     assert sum(line.startswith("run ") for line in lines) == 3  # the rest waits for prepared images
@@ -225,8 +200,8 @@ def test_a_second_driver_says_in_a_line_who_is_at_work_and_stops(tmp_path):
         assert not (tmp_path / "study.json").exists()
 
 
-def test_only_the_asked_stages_run_and_a_lacking_input_is_named(cache, tmp_path):
-    assert launch(cache, tmp_path, "--stages=prepare").returncode == 0
+def test_only_the_asked_stages_run_and_a_lacking_input_is_named(tmp_path):
+    assert launch(tmp_path, "--stages=prepare").returncode == 0
     assert {path.name for path in (tmp_path / "units").iterdir()} == {"prepare"}
     check_refused(tmp_path, ["evaluate"], "evaluate/gauss-0.1/pt", "add train to --stages")
     check_refused(tmp_path, ["report"], "nothing in", "is finished yet: add diversity to --stages")
@@ -353,9 +328,9 @@ def test_methods_that_differ_in_the_test_alone_share_their_training(tmp_path):
         (["--config=nowhere.py"], ["nowhere.py"]),
     ],
 )
-def test_a_wrong_flag_gets_one_line(cache, tmp_path, arguments, words):
+def test_a_wrong_flag_gets_one_line(tmp_path, arguments, words):
     config = {} if arguments == ["--config=nowhere.py"] else TINY
-    check_one_line(launch(cache, tmp_path, *arguments, config=config), *words)
+    check_one_line(launch(tmp_path, *arguments, config=config), *words)
 
 
 def test_a_missing_and_a_truncated_archive_are_named(tmp_path):
@@ -391,7 +366,7 @@ def test_a_folder_of_ones_own_is_a_full_benchmark(tmp_path):
         )
 
 
-def test_help_shows_the_flags_to_a_newcomer(cache, tmp_path):
-    done = launch(cache, tmp_path, "--help", config={})
+def test_help_shows_the_flags_to_a_newcomer(tmp_path):
+    done = launch(tmp_path, "--help", config={})
     for word in ("python launch.py", "--config", "--workdir", "--stages", "--dry_run"):
         assert word in done.stdout
