@@ -15,7 +15,8 @@ import time
 
 import psutil
 import pytest
-from test_study import ROOT, TINY, command, environment
+from test_study import ROOT, command
+from tiny_study import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -28,22 +29,16 @@ SMALL = {name: value for name, value in TINY.items() if name != "benchmarks"} | 
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled programs, shared by all processes of this file."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-def finished(cache, folder, study):
+def finished(folder, study):
     """The workdir of an undisturbed run."""
-    done = subprocess.run(command(folder, config=study), env=environment(cache), capture_output=True, text=True)
+    done = subprocess.run(command(folder, config=study), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cache, tmp_path_factory):
-    return finished(cache, tmp_path_factory.mktemp("undisturbed"), STUDY)
+def undisturbed(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("undisturbed"), STUDY)
 
 
 def tables(workdir):
@@ -72,7 +67,7 @@ def check(workdir, undisturbed):
     [["--workers=4"], ["--launcher=slurm", "--config.launch.cluster=local", "--workers=4"]],
     ids=["local", "slurm"],
 )
-def test_a_study_whose_workers_are_killed_for_minutes_ends_with_the_same_tables(cache, tmp_path, undisturbed, launcher):
+def test_a_study_whose_workers_are_killed_for_minutes_ends_with_the_same_tables(tmp_path, undisturbed, launcher):
     """Any process of the study is hit, the driver too; when it dies, the same command is given again."""
     if "slurm" in launcher[0] and not importlib.util.find_spec("submitit"):
         pytest.skip("submitit is not installed")
@@ -87,9 +82,7 @@ def test_a_study_whose_workers_are_killed_for_minutes_ends_with_the_same_tables(
         while code != 0:
             drivers += 1
             with (tmp_path / "log.txt").open("a") as log:
-                driver = psutil.Popen(
-                    command(workdir, *launcher, config=STUDY), env=environment(cache), stdout=log, stderr=log
-                )
+                driver = psutil.Popen(command(workdir, *launcher, config=STUDY), stdout=log, stderr=log)
             while driver.poll() is None:
                 time.sleep(luck.uniform(0.2, 1.8) * SECONDS / len(signals))
                 workers = driver.children(recursive=True) if driver.is_running() else []
@@ -110,13 +103,13 @@ def test_a_study_whose_workers_are_killed_for_minutes_ends_with_the_same_tables(
     print(f"{sent} signals in {time.monotonic() - begun:.0f} s, {drivers} drivers, {rounds} studies")
 
 
-def test_ray_makes_the_same_tables_though_one_of_its_workers_is_killed(cache, tmp_path):
+def test_ray_makes_the_same_tables_though_one_of_its_workers_is_killed(tmp_path):
     if not importlib.util.find_spec("ray"):
         pytest.skip("ray is not installed")
-    alone = finished(cache, tmp_path / "alone", SMALL)
+    alone = finished(tmp_path / "alone", SMALL)
     cpus = {"launch.cpus": 1, "launch.gpus": 0, "launch.memory_gb": 1}
     asked = command(tmp_path / "ray", "--launcher=ray", "--workers=2", config=SMALL | cpus)
-    driver = psutil.Popen(asked, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = psutil.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     running = tmp_path / "ray/running"
     killed = False
     while driver.poll() is None and not killed:
@@ -134,15 +127,14 @@ def test_ray_makes_the_same_tables_though_one_of_its_workers_is_killed(cache, tm
     check(tmp_path / "ray", alone)
 
 
-def test_of_two_drivers_started_together_twenty_times_one_works_and_one_is_refused(cache, tmp_path):
-    alone = finished(cache, tmp_path / "alone", SMALL)
+def test_of_two_drivers_started_together_twenty_times_one_works_and_one_is_refused(tmp_path):
+    alone = finished(tmp_path / "alone", SMALL)
     refused = 0
     for number in range(20):
         workdir = tmp_path / str(number)
         both = [
             subprocess.Popen(
                 command(workdir, config=SMALL),
-                env=environment(cache),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -160,10 +152,10 @@ def test_of_two_drivers_started_together_twenty_times_one_works_and_one_is_refus
     assert refused >= 15
 
 
-def test_commands_run_one_after_the_other_make_the_same_tables(cache, tmp_path):
-    alone = finished(cache, tmp_path / "alone", SMALL)
+def test_commands_run_one_after_the_other_make_the_same_tables(tmp_path):
+    alone = finished(tmp_path / "alone", SMALL)
     asked = command(tmp_path / "by-hand", "--launcher=commands", config=SMALL)
-    script = subprocess.run(asked, env=environment(cache), capture_output=True, text=True, check=True).stdout
+    script = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert not (tmp_path / "by-hand").exists()
-    subprocess.run(["bash", "-e", "-c", script], env=environment(cache), check=True, cwd=ROOT)
+    subprocess.run(["bash", "-e", "-c", script], check=True, cwd=ROOT)
     check(tmp_path / "by-hand", alone)

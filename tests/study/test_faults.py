@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from rich.console import Console
-from test_study import check_one_line, command, environment, tiny
+from test_study import check_one_line, command, tiny
 
 from jaxdiv.errors import InputError
 from jaxdiv.study import config as door
@@ -97,7 +97,7 @@ def test_the_command_itself_ends_with_one_line_and_code_1(whole, tmp_path):
     fields = {name: repr(value) for name, value in FIELDS.items()}
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=300k", "tmpfs") as disk:
         line = command(disk / "w", config={**fields, "data.classes": "(8,5,6)", "pt.batch_size": 8})
-        done = subprocess.run(line, capture_output=True, text=True, env=environment(tmp_path / "compiled"), timeout=500)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=500)
         check_one_line(done, "No space left on device")
 
 
