@@ -1,6 +1,7 @@
 """Units that are handed out: in their order, again after a death, and not while another process has them."""
 
 import io
+import multiprocessing
 import os
 import shlex
 import signal
@@ -17,7 +18,7 @@ from jaxdiv.errors import InputError
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.study import config as door
 from jaxdiv.study import driver, lease, planner, runner, worker
-from jaxdiv.study.launchers import commands, devices, launcher
+from jaxdiv.study.launchers import commands, devices, launcher, local
 from jaxdiv.study.launchers.local import Worker
 
 CONFIG = tiny()
@@ -52,6 +53,25 @@ def test_a_unit_whose_process_died_is_tried_again_but_not_for_ever(tmp_path, cha
     assert failures == {"train/b": "its process ended by SIGKILL", "evaluate/b": "train/b failed"}
     assert engine.order.count("train/a") == engine.order.count("train/b") == 3
     assert "[4/4] evaluate/b: failed: train/b failed" in said or "evaluate/b: failed: train/b failed" in said
+
+
+def test_a_worker_whose_driver_died_while_it_worked_ends_without_a_traceback(monkeypatch):
+    """A chaos of 12 studies met this once: the driver was killed just before its worker told of a finished unit."""
+    ours, theirs = multiprocessing.Pipe()
+    for name in ("_follow_parent", "set_up_process"):
+        monkeypatch.setattr(local, name, lambda: None)
+    monkeypatch.setattr(local.signal, "signal", lambda *handler: None)
+    done = []
+
+    def die(job):
+        ours.close()
+        done.append(job)
+        return worker.Outcome()
+
+    monkeypatch.setattr(local, "run_job", die)
+    ours.send("a unit")
+    local.serve(theirs)
+    assert done == ["a unit"]
 
 
 def test_deaths_count_only_since_the_unit_last_got_further(tmp_path, chain, monkeypatch):

@@ -122,12 +122,10 @@ def serve(jobs: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends its workers in good order
     threading.Thread(target=_follow_parent, daemon=True).start()
     set_up_process()
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # the driver is gone: what was done is in the workdir
+        while True:
             job: Job = jobs.recv()
-        except EOFError:
-            return
-        jobs.send(run_job(job))
+            jobs.send(run_job(job))
 
 
 def _follow_parent() -> None:
