@@ -18,7 +18,7 @@ from jaxdiv.task2vec.classes import Gain
 
 
 def correlation(plan: Plan) -> Unit:
-    """Diversity against performance, over whatever is done: a failed unit must not cost the others' result."""
+    """Diversity against performance."""
     measured = {name: unit for name, unit in plan.measured.items() if unit.done}
     tested = [unit for unit in plan.tested.values() if unit.done]
     shares = {name: data_shares(plan.study, name) for name in plan.study.names}
