@@ -110,15 +110,20 @@ def _run(own: list[tuple[str, str, str]], argv: list[str]) -> int:
 
     worker.set_up_process()
     given = flags.FLAGS
-    if given.launcher != "local" or given.workers or given.devices_per_unit:
+    if _elsewhere() and not given.unit:
         jax.config.update("jax_platforms", "cpu")  # this process computes nothing: the devices are the workers'
     try:
         config = given.config
         config.keys()  # ml_collections raises what was wrong with the file at the first access
     except OSError as error:
         return _fail(f"the configuration file cannot be loaded: {error}")
-    own_sets.with_flags(config, own)
+    try:
+        own_sets.with_flags(config, own)
+    except InputError as error:
+        return _fail(str(error))
     _deterministic(config)
+    if given.coordinator and _elsewhere():
+        return _fail("--coordinator: its hosts run each unit together: no --launcher, --workers or --devices_per_unit")
     if given.coordinator:
         found = given.coordinator == "auto"
         try:
@@ -149,7 +154,7 @@ def _act(config: ConfigDict, workdir: Path, console: "Console") -> int:
 
     given = flags.FLAGS
     if given.dry_run:
-        runner.dry_run(config, workdir, given.stages, console, given.units)
+        runner.dry_run(config, workdir, given.stages, console, given.units, here=not _elsewhere())
         return 0
     if given.stages == ["verify"]:
         return runner.verify_results(config, workdir, given.units, console)
@@ -181,6 +186,12 @@ def _act_remotely(config: ConfigDict, address: str, console: "Console") -> int:
         return _act(config, workdir, console)
 
 
+def _elsewhere() -> bool:
+    """Whether other processes than this one run the units."""
+    given = flags.FLAGS
+    return bool(given.launcher != "local" or given.workers or given.devices_per_unit)
+
+
 def _command() -> list[str]:
     """This process's command line without the flags that choose units and who runs them."""
     program, *rest = sys.argv
@@ -198,8 +209,8 @@ def _command() -> list[str]:
 
 def _deterministic(config: Any) -> None:
     """Where it is asked for, GPU kernels that give the same bits each time: XLA reads it when a device starts."""
-    section = config.get("compute") or {}
-    if section.get("deterministic") is True:
+    section = config.get("compute")
+    if isinstance(section, ConfigDict) and section.get("deterministic") is True:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 

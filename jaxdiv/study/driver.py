@@ -29,6 +29,7 @@ class Work:
       waiting: units to run, each after its inputs.
       launcher: runs them elsewhere; None: this process does.
       config: the configuration behind the plan; each worker process makes its own plan from it.
+      held: the lease of the study, under which it is driven; InputError once it is another's.
       running: by name, the unit and what the launcher gave for it.
       failed: why, by name.
       deaths: by name, how many processes died without getting further, and at which step of training.
@@ -41,6 +42,7 @@ class Work:
     launcher: Launcher | None
     config: ConfigDict
     console: Console
+    held: lease.Lease | None = None
     running: dict[str, tuple[Unit, Handle]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     deaths: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Work:
 
     def _here(self) -> None:
         while self.waiting:
+            self._still_drives()
             unit = self.waiting.pop(0)
             progress = self.watch.start(unit)
             self._ended(unit, self._lost(unit) or worker.perform(unit, progress))
@@ -68,6 +71,7 @@ class Work:
         while self.waiting or self.running:
             if terminated.is_set():
                 raise SystemExit(TERMINATED)
+            self._still_drives()
             changed = self._hand_out(launcher)
             for unit, handle in list(self.running.values()):
                 outcome = Outcome() if unit.name in self.unseen else handle.outcome()
@@ -78,7 +82,11 @@ class Work:
                 if outcome.died and self._try_again(unit, launcher.retries):
                     self.watch.stop(unit)
                     self.waiting.insert(0, unit)
-                elif outcome.reason or unit.done:
+                elif unit.done:  # its process may have died after that
+                    self._ended(unit, None)
+                elif outcome.reason:
+                    if outcome.died:  # the others tell themselves
+                        worker.note_failure(unit, outcome.reason)
                     self._ended(unit, outcome.reason)
                 else:
                     self._ended(unit, "its result cannot be seen here: is --workdir on a disk that all workers share?")
@@ -89,6 +97,10 @@ class Work:
                         self.watch.report(unit, there.share, there.note)
             if not changed:
                 time.sleep(_LOOK_EVERY)
+
+    def _still_drives(self) -> None:
+        if self.held:
+            self.held.say(0.0)
 
     def _hand_out(self, launcher: Launcher) -> bool:
         """Give the launcher what is ready. Whether anything changed."""

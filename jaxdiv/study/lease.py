@@ -153,7 +153,7 @@ class Lease:
                 self._lost = True
 
     def _still_mine(self) -> bool:
-        there = holder(self._place)
+        there = _of_text(_read(self._place))
         return there is not None and there.token == self._mine.token
 
 
@@ -193,8 +193,14 @@ def take(
 
 
 def holder(file: Path | Place) -> Holder | None:
-    """Who has the lease `file` as far as the file tells; None where nobody has. Raises Unreachable."""
-    return _of_text(_read(_at(file)))
+    """Who has the lease `file` as far as the file tells; None where nobody has, or it cannot be read. Raises
+    Unreachable."""
+    try:
+        return _of_text(_read(_at(file)))
+    except Unreachable:
+        raise
+    except OSError:
+        return None
 
 
 def working(file: Path | Place) -> Holder | None:
@@ -245,16 +251,16 @@ def driving(file: Path | Place, say: Callable[[str], object]) -> Iterator[Lease]
 def _try(place: Place, what: str, silent: Holder | None) -> Lease | Holder | None:
     """Take the lease if it is free; None: it is not known yet. silent: whoever was watched for long enough without a
     sign of life."""
+    me = os.getpid()
+    whose = what, platform.node(), _machine(), me, _start(me) or ""
+    mine = Holder(*whose, since=time.time(), token=uuid.uuid4().hex)
     with place.guard():
-        text = _read(place)
-        there = _of_text(text)
-        is_silent = there and silent and (there.token, there.beat) == (silent.token, silent.beat)
-        if there and there.alive is not False and not is_silent:
-            return there
-        me = os.getpid()
-        whose = what, platform.node(), _machine(), me, _start(me) or ""
-        mine = Holder(*whose, since=time.time(), token=uuid.uuid4().hex)
         try:
+            text = _read(place)
+            there = _of_text(text)
+            is_silent = there and silent and (there.token, there.beat) == (silent.token, silent.beat)
+            if there and there.alive is not False and not is_silent:
+                return there
             if text is not None:  # a dead one's, or a damaged one
                 place.remove()
             place.write(_text(mine), new=True)
@@ -309,13 +315,14 @@ def _at(file: Path | Place) -> Place:
 
 
 def _read(place: Place) -> str | None:
-    """What a lease says; None where there is none, or it cannot be read. Raises Unreachable."""
+    """What a lease says, "" where it is no text; None where there is none. Raises OSError where that cannot be known
+    now, which does not make it free."""
     try:
         return place.read()
-    except Unreachable:
-        raise
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    except UnicodeDecodeError:
+        return ""
 
 
 def _of_text(text: str | None) -> Holder | None:

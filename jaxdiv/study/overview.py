@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxdiv.methods.checkpointing import latest_step
 from jaxdiv.study import lease, worker
@@ -49,8 +50,8 @@ def state(unit: Unit, done: dict[str, bool]) -> State:
         return State("done", share=1.0)
     if there := lease.working(worker.lease_file(unit)):
         note = f": {there.note}" if there.note else ""
-        silent = time.time() - worker.lease_file(unit).stat().st_mtime
-        unheard = f", not heard of for {minutes(silent)}" if there.alive is None and silent > lease.SILENCE else ""
+        silent = 0.0 if there.alive else _silent(worker.lease_file(unit))
+        unheard = f", not heard of for {minutes(silent)}" if silent > lease.SILENCE else ""
         return State("running", f"on {there}, {there.share:.0%}{note}{unheard}", there.share)
     if why := worker.failure(unit):
         return State("failed", why)
@@ -80,6 +81,14 @@ def seconds_left(units: Sequence[Unit], shares: dict[str, float]) -> tuple[float
         total += time_left
         guessed += 0.0 if known else time_left
     return total, guessed / total if total else 0.0
+
+
+def _silent(file: Path) -> float:
+    """For how many seconds a lease has not changed, by the clocks of two machines: only shown."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:  # given back since it was read
+        return 0.0
 
 
 def _seconds(unit: Unit) -> float:

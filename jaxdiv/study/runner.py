@@ -61,11 +61,12 @@ def run(
         checks.check_needs(todo)
     else:
         console = Console(quiet=True)
+    held: lease.Lease | None = None
     with contextlib.ExitStack() as stack:
         if leads:
             if todo:
                 say = partial(console.print, highlight=False, markup=False)
-                stack.enter_context(lease.driving(workdir / "running" / "driver.json", say))
+                held = stack.enter_context(lease.driving(workdir / "running" / "driver.json", say))
             for line in _found(plan, {unit.spec.base for unit in todo if unit.stage == "prepare"}):
                 console.print(line, highlight=False, markup=False)
             if not set(stages) <= READING:
@@ -81,7 +82,7 @@ def run(
             launcher = launch(plan.study)
             if launcher is None:
                 _say_platforms(plan, todo, console)
-            failures += Work(plan, list(todo), launcher, config, console).done()
+            failures += Work(plan, list(todo), launcher, config, console, held).done()
             # Where an input was made again and says something else, what was computed from it is made again too.
             ran, failed = {unit.name for unit in todo}, {failure["unit"] for failure in failures}
             todo = [unit for unit in asked if not unit.done and ran & {need.name for need in unit.inputs}]
@@ -93,9 +94,17 @@ def run(
 
 @in_flags()
 def dry_run(
-    config: ConfigDict, workdir: Path, stages: Iterable[str], console: Console, units: Sequence[str] = ()
+    config: ConfigDict,
+    workdir: Path,
+    stages: Iterable[str],
+    console: Console,
+    units: Sequence[str] = (),
+    here: bool = True,
 ) -> None:
     """Say of each unit how it is, and how long the rest takes. Writes nothing, and another process may be at work.
+
+    Args:
+      here: this process would run the units, on its own devices.
 
     Raises:
       InputError: as `run`; for a missing archive or file of weights, after the list.
@@ -107,7 +116,8 @@ def dry_run(
     listed = checks.chosen(plan, stages, units)
     console.out(overview(plan, listed), highlight=False)
     missing = [unit for unit in listed if not unit.done]
-    _say_platforms(plan, missing, console)
+    if here:
+        _say_platforms(plan, missing, console)
     checks.check_files(plan, missing)
     checks.check_sizes(plan, _to_check(plan, stages, missing))
 
@@ -235,7 +245,7 @@ def _conclude(plan: Plan, stages: Sequence[str], failures: list[dict[str, str]],
         console.print("nothing is measured yet, so there is no report", highlight=False)
         return
     if plan.study.methods:
-        worker.perform(correlated, _silent)
+        worker.perform(correlated, _silent, together=False)
     if "report" in stages:
         failures = _all_failures(plan, failures)
         _report(last_stages.reporting(plan, correlated if plan.study.methods else None, failures), console)
@@ -258,7 +268,7 @@ def _report(unit: Unit, console: Console) -> None:
     """Write the report unless it is there as it was written."""
     if not unit.done:
         with console.status("drawing the report"):
-            worker.perform(unit, _silent, again=True)
+            worker.perform(unit, _silent, again=True, together=False)
 
 
 def _show_tables(plan: Plan, correlated: Unit, console: Console) -> None:

@@ -27,7 +27,7 @@ from jaxdiv.study import config as door
 from jaxdiv.study import lease, planner
 from jaxdiv.study.flags import in_flags
 from jaxdiv.study.planner import Plan
-from jaxdiv.study.unit import ProgressFn, Unit, needed
+from jaxdiv.study.unit import ON_DEVICES, ProgressFn, Unit, needed
 
 _DIGITS = 12  # of a digest, in folders and on a command line
 _FAILED = "failed.json"  # in a unit's folder: why its last try failed
@@ -87,19 +87,21 @@ def lease_file(unit: Unit) -> Path:
     return unit.root.parent / "running" / f"{name}.json"
 
 
-def perform(unit: Unit, progress: ProgressFn, again: bool = False) -> str | None:
+def perform(unit: Unit, progress: ProgressFn, again: bool = False, together: bool = True) -> str | None:
     """Run a unit whose inputs are done, unless it is done already. Returns the reason if it failed by itself.
 
     If another process works at the unit, this one waits for it.
 
     Args:
       again: run it even if it is done.
+      together: all hosts of this job call it, and wait for one another; otherwise the first does alone.
 
     Raises:
       InputError: an input's result is not there, the unit cannot be done as it was asked for, or the device's memory
         is too small.
     """
-    alone = jax.process_count() == 1  # several hosts decide together, before any of them runs a unit
+    # Several hosts decide together, before any of them runs a unit.
+    alone = not together or jax.process_count() == 1
     if alone and unit.done and not again:
         return None
     for need in unit.inputs:
@@ -115,27 +117,37 @@ def perform(unit: Unit, progress: ProgressFn, again: bool = False) -> str | None
                 return None
             progress = _both(mine.say, progress)
             unit.begin()
-        all_here(f"begin {unit.name}")
+        if not alone:
+            all_here(f"begin {unit.name}")
         try:
             # Hosts of one job train, test and embed together; what does not need them all is the first one's.
-            if unit.stage in ("train", "evaluate", "embed", "select") or leads:
+            if unit.stage in ON_DEVICES or leads:
                 unit.execute(progress)
         except (Diverged, InputError, MemoryError, jax.errors.JaxRuntimeError) as error:
             reason = _reason(unit, error)
             if leads:
-                _note(unit, reason)
+                note_failure(unit, reason)
             if not isinstance(error, Diverged):
                 raise InputError(reason) from None
         else:
             if leads:
                 (unit.folder / _FAILED).unlink(missing_ok=True)
-        all_here(unit.name)
+        if not alone:
+            all_here(unit.name)
     return reason
 
 
 def job(config: ConfigDict, workdir: Path, unit: Unit) -> Job:
     """A unit for another process."""
     return Job(repr(config.copy_and_resolve_references().to_dict()), str(workdir), unit_id(unit), os.getcwd())
+
+
+def note_failure(unit: Unit, reason: str) -> None:
+    """Keep why a unit failed, for `--dry_run` and the report."""
+    with contextlib.suppress(OSError):
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(unit.folder / _FAILED) as temporary:
+            temporary.write_text(json.dumps({"reason": reason, "host": platform.node(), "time": time.time()}))
 
 
 def failure(unit: Unit) -> str | None:
@@ -204,6 +216,8 @@ def _reason(unit: Unit, error: Exception) -> str:
         return str(error)
     if not out_of_memory(error):
         raise error
+    if unit.stage not in ON_DEVICES:
+        return f"{unit.name}: out of memory on this machine; with more of it, the same command resumes from here"
     device = jax.local_devices()[0]
     method = entry(unit.spec.method) if unit.stage == "train" else None
     section = method.section if method else ""
@@ -221,9 +235,3 @@ def _reason(unit: Unit, error: Exception) -> str:
         f"{unit.name}: out of memory on {device.device_kind}: {keeping}lower {other}, which makes another experiment; "
         f"the same command resumes from here"
     )
-
-
-def _note(unit: Unit, reason: str) -> None:
-    """Keep why a unit failed, for `--dry_run` and the report."""
-    with contextlib.suppress(OSError), replacing(unit.folder / _FAILED) as temporary:
-        temporary.write_text(json.dumps({"reason": reason, "host": platform.node(), "time": time.time()}))

@@ -1,5 +1,6 @@
 """Units that are handed out: in their order, again after a death, and not while another process has them."""
 
+import dataclasses
 import io
 import multiprocessing
 import os
@@ -8,12 +9,15 @@ import signal
 import sys
 import threading
 from functools import partial
+from types import SimpleNamespace
 
+import jax
 import pytest
 from made_up_units import Dying, unit
 from rich.console import Console
 from test_study import tiny
 
+from jaxdiv import cli
 from jaxdiv.errors import InputError
 from jaxdiv.methods.metrics import Diverged
 from jaxdiv.study import config as door
@@ -24,11 +28,11 @@ from jaxdiv.study.launchers.local import Worker
 CONFIG = tiny()
 
 
-def run(tmp_path, launcher, *units):
+def run(tmp_path, launcher, *units, held=None):
     """What failed, and what was said."""
     console = Console(file=io.StringIO(), width=200)
     plan = planner.Plan(door.read(CONFIG), tmp_path, {}, {}, {}, None, None, {}, {}, {}, {})
-    failures = driver.Work(plan, list(units), launcher, CONFIG, console).done()
+    failures = driver.Work(plan, list(units), launcher, CONFIG, console, held).done()
     return {each["unit"]: each["reason"] for each in failures}, console.file.getvalue()
 
 
@@ -52,7 +56,57 @@ def test_a_unit_whose_process_died_is_tried_again_but_not_for_ever(tmp_path, cha
     failures, said = run(tmp_path, engine, *chain)
     assert failures == {"train/b": "its process ended by SIGKILL", "evaluate/b": "train/b failed"}
     assert engine.order.count("train/a") == engine.order.count("train/b") == 3
-    assert "[4/4] evaluate/b: failed: train/b failed" in said or "evaluate/b: failed: train/b failed" in said
+    assert "[3/4] evaluate/b: failed: train/b failed" in said
+    assert worker.failure(chain[1]) == failures["train/b"]  # for --dry_run and a later report
+
+
+def test_a_unit_whose_process_died_when_it_was_done_has_not_failed(tmp_path, chain):
+    class Late(Dying):
+        def submit(self, units):
+            for each, _ in units:
+                worker.perform(each, lambda share, note: None)
+            return super().submit(units)
+
+    failures, said = run(tmp_path, Late(retries=0, **{"train/a": 1}), *chain)
+    assert not failures and said.count(": done") == 4
+
+
+@pytest.mark.parametrize("engine", [None, Dying()], ids=["here", "elsewhere"])
+def test_a_driver_whose_study_another_took_over_hands_out_nothing_more(tmp_path, chain, engine):
+    file = tmp_path / "running" / "driver.json"
+    with lease.take(file, "the study") as mine:
+        lease._File(file).write(lease._text(dataclasses.replace(lease.holder(file), token="another")), new=False)
+        mine._beat()
+        with pytest.raises(InputError, match="the study: this process was silent for more than 120 s, and another one"):
+            run(tmp_path, engine, *chain, held=mine)
+    assert not any(each.done for each in chain)
+
+
+def test_what_the_first_of_several_hosts_does_alone_waits_for_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(worker, "all_here", lambda where: pytest.fail(f"waits at {where!r}"))
+    each = unit(tmp_path, "correlate")
+    assert worker.perform(each, lambda share, note: None, together=False) is None and each.done
+
+
+@pytest.mark.parametrize("one, platforms", [("train/a/1", []), (None, ["cpu"])])
+def test_a_single_unit_is_computed_on_the_devices_even_where_the_study_has_a_launcher(monkeypatch, one, platforms):
+    """A unit of a GPU's study would else be the CPU's, without a word."""
+    given = {"launcher": "slurm", "workers": 0, "devices_per_unit": 0, "unit": one, "config": CONFIG, "workdir": "w"}
+    monkeypatch.setattr(cli.flags, "FLAGS", SimpleNamespace(**given, coordinator=None))
+    monkeypatch.setattr(worker, "set_up_process", lambda: None)
+    monkeypatch.setattr(cli, "_act", lambda *given: 0)
+    set_to = []
+    monkeypatch.setattr(jax.config, "update", lambda name, value: set_to.append(value))
+    assert cli._run([], ["jaxdiv"]) == 0 and set_to == platforms
+
+
+def test_hosts_that_run_each_unit_together_take_no_launcher(monkeypatch, capsys):
+    given = {"launcher": "local", "workers": 2, "devices_per_unit": 0, "unit": None, "config": CONFIG}
+    monkeypatch.setattr(cli.flags, "FLAGS", SimpleNamespace(**given, coordinator="auto"))
+    monkeypatch.setattr(worker, "set_up_process", lambda: None)
+    assert cli._run([], ["jaxdiv"]) == 1
+    assert "--coordinator: its hosts run each unit together: no --launcher, --workers" in capsys.readouterr().err
 
 
 def test_a_worker_whose_driver_died_while_it_worked_ends_without_a_traceback(monkeypatch):

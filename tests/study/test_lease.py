@@ -1,7 +1,9 @@
 """A lease has one holder: a dead one loses it, a living one keeps it, on this machine and seen from another."""
 
 import dataclasses
+import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -173,3 +175,19 @@ def test_a_damaged_lease_is_nobodys(file):
         assert lease.holder(file) is None
         with lease.take(file, "the study") as mine:
             assert isinstance(mine, lease.Lease)
+
+
+def test_a_lease_that_cannot_be_read_for_a_moment_is_not_lost_and_not_free(file, quick, monkeypatch):
+    """The disk of a network gives such errors: ESTALE, EIO."""
+    mine = lease.take(file, "train/a")
+    with monkeypatch.context() as stale:
+        error = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        stale.setattr(lease._File, "read", lambda place: (_ for _ in ()).throw(error))
+        threading.Event().wait(0.3)
+        with pytest.raises(InputError, match=f"{re.escape(str(file.parent.parent))} cannot be written .Stale"):
+            lease.take(file, "train/a")
+        assert lease.holder(file) is None
+    mine.say(0.5)
+    assert isinstance(lease.take(file, "train/a"), lease.Holder)
+    mine.release()
+    assert not file.exists()

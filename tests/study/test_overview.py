@@ -67,3 +67,11 @@ def test_time_left_is_at_the_pace_of_the_kind_else_of_the_stage_else_guessed(tmp
     assert (left, guessed) == (pytest.approx(20 * 1 + 20 * 6), 0.0)
     shares[units[2].name] = 0.5
     assert overview.seconds_left(units, shares)[0] == pytest.approx(10 + 120)
+
+
+def test_a_lease_that_is_given_back_between_two_looks_at_it_is_no_error(tmp_path, monkeypatch):
+    each = unit(tmp_path, "train/a")
+    with lease.take(worker.lease_file(each), each.name):
+        there = dataclasses.replace(lease.holder(worker.lease_file(each)), machine="elsewhere")
+    monkeypatch.setattr(lease, "working", lambda file: there)
+    assert state(each).word == "running" and "not heard" not in state(each).detail
