@@ -179,7 +179,7 @@ class Unit:
         Raises:
           InputError: the disk is full, or has become read-only; and as the work does.
         """
-        start = time.monotonic()
+        start, identity = time.monotonic(), self._identity  # an input may be made again, or deleted, meanwhile
         with unless_full(self.folder, "`folder`"):
             result = self.work(self, progress)
             if jax.process_index() != 0:
@@ -197,7 +197,7 @@ class Unit:
                 "content": seal.of_values(said, arrays),
                 "files": seal.of_files(self.folder, [*(["arrays.npz"] if arrays else []), *self.keeps(values)]),
             }
-            _write(self.folder / "result.json", seal.of_record(json.loads(json.dumps(self._identity | made))))
+            _write(self.folder / "result.json", seal.of_record(json.loads(json.dumps(identity | made))))
 
     def kin(self, but: str, here: bool = False) -> list[tuple[Any, Path]]:
         """Units that differ from this one in the setting `but` alone: its value there, and their folder.

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import made_up_units
 import numpy as np
 import pytest
 from rich.console import Console
@@ -12,7 +13,8 @@ from test_study import tiny
 
 from jaxdiv.errors import Damage
 from jaxdiv.study import config as door
-from jaxdiv.study import last_stages, planner, runner, seal
+from jaxdiv.study import last_stages, planner, runner, seal, worker
+from jaxdiv.study.unit import Unit
 from jaxdiv.study.verify import verify
 
 SMALL = {"benchmarks": ("gauss-0.5",), "methods": ("pt",), "pt.steps": 4, "training.checkpoint_every": 2}
@@ -261,3 +263,19 @@ def test_a_copy_with_other_times_is_read_once(workdir, monkeypatch):
     assert unit.done
     monkeypatch.setattr(seal.fingerprint, "_hashed", lambda path: pytest.fail(f"{path} was read again"))
     assert unit.done
+
+
+def test_an_input_that_is_deleted_while_a_unit_runs_is_still_what_it_was_made_from(tmp_path):
+    need = made_up_units.unit(tmp_path, "prepare/a")
+    silent = lambda share, note: None
+    worker.perform(need, silent)
+
+    def work(unit, progress):
+        shutil.rmtree(need.folder)
+        return made_up_units.Result("b")
+
+    each = Unit("embed/a", made_up_units.Spec(), work, tmp_path / "units", (need,))
+    worker.perform(each, silent)
+    assert each.done
+    worker.perform(need, silent)
+    assert each.done and all(json.loads((each.folder / "result.json").read_text())["contents"].values())
