@@ -286,12 +286,13 @@ class _Pushing:
 
     def _send(self, unit: str, last: str, data: bytes) -> None:
         """Push a unit's files that the store lacks, then its mark; then remove what is no longer of it."""
-        mark, had = f"{unit}/{last}", self._known.files.pop(unit, {})
+        mark, had = f"{unit}/{last}", self._known.files.get(unit, {})
         files = {name: entry[-1] for name, entry in (_files(data) or {}).items()}
         unsealed = [name for name in _UNSEALED if name not in files and (self._folder / unit / name).is_file()]
         self._check()
         if any(had.get(name, sha) != sha for name, sha in files.items()):  # no mark may speak of half of them
             self._store.remove([f"{unit}/{_UNFINISHED}", f"{unit}/{_RESULT}"])
+            self._known.files.pop(unit)
         new = [name for name, sha in files.items() if had.get(name) != sha]
         self._store.put({f"{unit}/{name}": self._folder / unit / name for name in (*new, *unsealed)})
         self._check()

@@ -322,6 +322,37 @@ def test_a_driver_that_was_taken_over_ends_as_by_sigterm(machine, address, quick
     assert ended.value.code == 143 and "another one took the study over" in console.file.getvalue()
 
 
+def test_a_push_that_was_cut_off_takes_back_the_old_mark_before_it_overwrites_a_file(tmp_path, unchecked):
+    """Killed between the two, the store would have a mark that speaks of files which it no longer has."""
+    done, known = [], remote._Known({}, {"train/a": {"arrays.npz": "old"}})
+    (tmp_path / "running").mkdir()
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "arrays.npz").write_bytes(b"new")
+    data = json.dumps(seal.of_record({"files": seal.of_files(tmp_path / "train" / "a", ["arrays.npz"])})).encode()
+
+    class Store:
+        def remove(self, names):
+            done.append(("remove", *names))
+            if len(done) == 1:
+                raise lease.Unreachable("the network is gone")
+
+        def put(self, files):
+            done.append(("put", *files))
+
+        def write(self, name, data):
+            done.append(("write", name))
+
+        def sizes(self, unit):
+            return {}
+
+    pushing = remote._Pushing(Store(), tmp_path, known, SimpleNamespace(lost=False), print)
+    with pytest.raises(lease.Unreachable):
+        pushing._send("train/a", "result.json", data)
+    pushing._send("train/a", "result.json", data)
+    marks = ("remove", "train/a/unfinished.json", "train/a/result.json")
+    assert done[:4] == [marks, marks, ("put", "train/a/arrays.npz"), ("write", "train/a/result.json")]
+
+
 def test_names_that_lead_out_of_the_workdir_are_not_followed():
     assert [remote._inside(name) for name in ("units/a", "a/../../b", "/etc/passwd")] == [True, False, False]
     sealed = lambda name: json.dumps(seal.of_record({"files": {name: [1, 0, 0, ""]}})).encode()
