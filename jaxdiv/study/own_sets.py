@@ -113,10 +113,18 @@ def _no_field(name: str, field: Any) -> InputError:
 
 
 def with_flags(config: ConfigDict, given: Sequence[tuple[str, str, str]]) -> None:
-    """Set what `split_flags` took out of the command line."""
+    """Set what `split_flags` took out of the command line.
+
+    Raises:
+      InputError: the configuration has no section for it.
+    """
+    if given and not isinstance(config.get("datasets"), ConfigDict):
+        name, field, _ = given[0]
+        raise InputError(f"--config.datasets.{name}.{field}: the configuration's `datasets` is no section of data sets")
     with config.unlocked():
         for name, field, value in given:
-            mine = dict(config.datasets.get(name) or {})
+            old = config.datasets.get(name) or {}
+            mine = {"path": old} if isinstance(old, str) else dict(old)
             with config.datasets.ignore_type():
                 config.datasets[name] = {**mine, field: _literal(value)}
 

@@ -157,6 +157,12 @@ def test_flags_name_sets_that_no_configuration_has_and_change_those_that_one_has
     changed.lock()
     own_sets.with_flags(changed, [each for each in given if each[0] == "birds"])
     assert config.read(changed).own == {"birds": OwnSet("OTHER", background="black", value_range=(0, 255))}
+    changed = own_config.get_config()
+    changed.datasets = {"birds": "FIRST"}  # as short as a set can be
+    own_sets.with_flags(changed, [("birds", "background", "black")])
+    assert config.read(changed).own == {"birds": OwnSet("FIRST", background="black")}
+    with pytest.raises(InputError, match=r"--config.datasets.birds.path: .* no section"):
+        own_sets.with_flags(ConfigDict(), [("birds", "path", "DIR")])
     with pytest.raises(InputError, match=r"--config.datasets.birds.path has no value"):
         flags.split_flags(["jaxdiv", "--config.datasets.birds.path", "--dry_run"])
 
