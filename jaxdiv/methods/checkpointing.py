@@ -23,6 +23,10 @@ from jaxtyping import PyTree
 from jaxdiv.errors import Damage, InputError
 from jaxdiv.methods.base import Method
 
+# How every array is read. For those of a device Orbax needs further files: what `damage` calls whole could then not be
+# restored.
+_AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
+
 
 class Run:
     """What a checkpoint knows of its run besides the arrays: identity, best validation, time.
@@ -116,7 +120,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, run: Run) -> 
     record = run.record() | {"arrays": _checksums(state)}
     record = json.loads(json.dumps(record))
     args = ocp.args.Composite(
-        state=ocp.args.StandardSave(state), run=ocp.args.JsonSave({**record, "checksum": _of_record(record)})
+        state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave({**record, "checksum": _of_record(record)})
     )
     manager.save(step, args=args)
 
@@ -129,9 +133,13 @@ def restore(manager: ocp.CheckpointManager, step: int, state: PyTree, run: Run) 
     """
     args = ocp.args.Composite(run=ocp.args.JsonRestore())
     run.resume(manager.restore(step, args=args)["run"], f"{manager.directory}/{step}")
-    # Abstract, with this run's shardings: the devices need not be those that wrote it.
+    how = jax.tree.map(lambda _: _AS_NUMPY, state)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+    args = ocp.args.Composite(state=ocp.args.PyTreeRestore(abstract, restore_args=how))
+    found = manager.restore(step, args=args)["state"]
+    # With this run's shardings: the devices need not be those that wrote it.
+    on_devices = lambda array, like: jax.make_array_from_callback(like.shape, like.sharding, lambda at: array[at])
+    return jax.tree.map(on_devices, found, state)
 
 
 def load_params(folder: Path, method: Method, step: int | None = None) -> tuple[PyTree, PyTree]:
@@ -147,9 +155,7 @@ def load_params(folder: Path, method: Method, step: int | None = None) -> tuple[
     if not found or step not in (None, *found):
         there = f"of step {step} " if step else ""
         raise InputError(f"{folder} has no checkpoint {there}to test: train again, which resumes from what is whole")
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(method.init, jax.random.key(0))
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     like = dict(zip(("params", "model_state"), shapes, strict=True))
     try:
         record = _record(folder, step or found[-1])
@@ -158,7 +164,7 @@ def load_params(folder: Path, method: Method, step: int | None = None) -> tuple[
         step = int(record["step"])
         with open_checkpoints(folder, Run({}), alone=True) as manager:
             # The optimizer's moments stay on the disk.
-            how = ocp.checkpoint_utils.construct_restore_args(like)
+            how = jax.tree.map(lambda _: _AS_NUMPY, like)
             args = ocp.args.PyTreeRestore(like, restore_args=how, partial_restore=True)
             state = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
         if any(record["arrays"].get(name) != found for name, found in _checksums(state).items()):
@@ -167,6 +173,7 @@ def load_params(folder: Path, method: Method, step: int | None = None) -> tuple[
         raise InputError(
             f"{folder}/checkpoints/{step} is damaged ({_line(error)}): train again, which resumes from what is whole"
         ) from None
+    state = jax.device_put(state, jax.local_devices()[0])
     return state["params"], state["model_state"]
 
 
@@ -209,7 +216,7 @@ def damage(folder: Path, step: int) -> str | None:
         hosts = _hosts(alone=True)
         reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
         with _without_late_callbacks(), ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
-            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(where).tree)
+            how = jax.tree.map(lambda _: _AS_NUMPY, reader.metadata(where).tree)
             state = reading.restore(where, args=ocp.args.PyTreeRestore(restore_args=how))
         if _checksums(state) != record["arrays"]:
             return "is damaged (its arrays are not what was saved)"

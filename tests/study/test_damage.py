@@ -12,8 +12,10 @@ from rich.console import Console
 from test_study import tiny
 
 from jaxdiv.errors import Damage
+from jaxdiv.methods import checkpointing
 from jaxdiv.study import config as door
 from jaxdiv.study import last_stages, planner, runner, seal, worker
+from jaxdiv.study.stages import evaluate
 from jaxdiv.study.unit import Unit
 from jaxdiv.study.verify import verify
 
@@ -185,6 +187,21 @@ def test_a_damaged_last_checkpoint_is_put_aside_and_training_goes_on_from_the_on
     assert (unit.folder / "damaged" / "4").is_dir() and unit.done
     assert unit.result["checksum"] == units(finished)["train"].result["checksum"]
     assert results(workdir) == results(finished)
+
+
+def test_a_checkpoint_that_counts_as_whole_can_be_restored_whichever_of_its_files_is_cut(finished, tmp_path):
+    """Orbax reads some files for a device's arrays alone."""
+    unit = units(finished)["train"]
+    how = (unit.spec.learner, unit.spec.settings, unit.spec.task.ways, unit.result["train_classes"])
+    method, whole = evaluate.make("pt", *how), unit.folder / "checkpoints" / "4"
+    found = {}
+    for file in sorted(path for path in whole.rglob("*") if path.is_file() and path.stat().st_size):
+        shutil.copytree(unit.folder / "checkpoints", tmp_path / "checkpoints", dirs_exist_ok=True)
+        cut(tmp_path / "checkpoints" / "4" / file.relative_to(whole))
+        found[file.parent.name, file.name] = reason = checkpointing.damage(tmp_path, 4)
+        if not reason:
+            checkpointing.load_params(tmp_path, method, 4)
+    assert all(found[each] for each in [("run", "metadata"), ("state", "manifest.ocdbt"), ("state", "_METADATA")])
 
 
 def test_the_last_checkpoint_gone_is_trained_again_and_never_replaced_by_an_older_one(finished, workdir):
