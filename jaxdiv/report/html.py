@@ -40,7 +40,7 @@ FIGURES = {
     "figure6": (
         "Figure 6. Other tasks of the same data",
         "One point for each way to take tasks or classes: its measured diversity and its performance, both less those "
-        "of its counterpart on the same test tasks. Bars: 95% intervals over sources and seeds.",
+        "of its counterpart on the same test tasks. Bars: 95% intervals over sources.",
     ),
 }
 # What the page shows, in order: heading, figures, open tables, folded tables.

@@ -388,8 +388,8 @@ def paired_table(rows: Sequence[PairedEffect]) -> Table:
     text = (
         "The same data, with other training tasks or other classes, against their counterpart: a sampler against its "
         "source's uniform tasks, a choice of classes against as many random ones. Both are tested on the same tasks. "
-        "Difference: performance less the counterpart's, with Student's t over sources x seeds. Holm: over the rows of "
-        "the same method, metric and test set."
+        "Difference: performance less the counterpart's, with Student's t over sources (of a single one, over seeds). "
+        "Holm: over the rows of the same method, metric and test set."
     )
     records = [_flat(row, "by_source", "difference") for row in rows]
     keys = list(dict.fromkeys(key for row in records for key in row))

@@ -25,7 +25,7 @@ from jaxdiv.stats.rows import Point, from_json
 from jaxdiv.stats.shared_sets import SharedSetsLine, shared_sets
 
 # Raised with every change of what is computed or stored: the results of an older study are then computed again.
-STATISTICS = 7
+STATISTICS = 8
 
 
 @dataclass(frozen=True)

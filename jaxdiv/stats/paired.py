@@ -48,8 +48,10 @@ class PairedEffect:
     """Performance with a kind less that of its counterparts. What is undefined is None.
 
     Attributes:
-      sources, seeds: how many of each; their cells, source by seed, are the sample.
-      difference, low, high: the mean over cells, and its 95% interval (Student's t over cells).
+      sources, seeds: how many of each.
+      difference, low, high: the mean over sources, and its 95% interval (Student's t over the sources' means: seeds are
+        replicates, and as cells of a sample would find 9 to 28% false positives at 5% where sources differ). Of one
+        source alone it is over its seeds, and says nothing of another source.
       p_holm: over the kinds of a method, metric and test set.
       by_source: the mean over seeds.
       diversity, other_diversity: means over sources, of the kind and of its counterparts.
@@ -121,7 +123,7 @@ def _effect(
     if diversity and not any(None in pair for pair in diversity):
         one, other = np.mean(np.array(diversity, float), 0).tolist()
         row = replace(row, diversity=one, other_diversity=other)
-    sample = np.array([value for each in cells.values() for value in each])
+    sample = np.array(list(row.by_source.values()) if len(cells) > 1 else next(iter(cells.values()), []))
     if len(sample) < 2 or not varies(sample):
         reason = Reason.TOO_FEW_PAIRS if len(sample) < 2 else Reason.SAME_DIFFERENCE
         return replace(row, notes=(*notes, Note(reason)))

@@ -1,4 +1,4 @@
-"""Kinds of tasks against their counterparts: a one-sample t over sources and seeds, draws averaged."""
+"""Kinds of tasks against their counterparts: a one-sample t over sources, seeds and draws averaged."""
 
 import math
 from dataclasses import replace
@@ -39,7 +39,7 @@ def rows_of(points):
     return {(row.kind, row.metric): row for row in paired_effects(points, COUNTERPARTS)}
 
 
-def test_a_difference_is_students_t_over_sources_and_seeds_of_draws_averaged():
+def test_a_difference_is_students_t_over_sources_of_seeds_and_draws_averaged():
     points = study(0.02)
     at = {(point.benchmark, point.seed): point.accuracy for point in points}
     cells = [
@@ -47,7 +47,7 @@ def test_a_difference_is_students_t_over_sources_and_seeds_of_draws_averaged():
         for source in SOURCES
         for seed in SEEDS
     ]
-    expected = stats.ttest_1samp(cells, 0)
+    expected = stats.ttest_1samp(np.reshape(cells, (3, 2)).mean(1), 0)
     row = rows_of(points)["x", "accuracy"]
     assert (row.difference, row.p_value) == pytest.approx((np.mean(cells), expected.pvalue))
     assert (row.low, row.high) == pytest.approx(tuple(expected.confidence_interval()))
@@ -93,3 +93,11 @@ def test_one_cell_has_no_interval_and_a_kind_without_its_counterpart_no_row():
     assert row.kind == "y" and row.difference is None and row.notes == (Note(Reason.TOO_FEW_PAIRS),)
     assert paired_effects([point for point in one if point.benchmark == "a"], COUNTERPARTS) == []
     assert paired_effects(study(), {}) == []
+
+
+def test_of_one_source_the_interval_is_over_its_seeds():
+    points = [point for point in study(0.02) if point.benchmark in ("a", "a@y")]
+    at = {(point.benchmark, point.seed): point.accuracy for point in points}
+    expected = stats.ttest_1samp([at["a@y", seed] - at["a", seed] for seed in SEEDS], 0)
+    row = rows_of(points)["y", "accuracy"]
+    assert row.sources == 1 and row.p_value == pytest.approx(expected.pvalue) and math.isfinite(row.low)
