@@ -12,13 +12,12 @@ from jaxdiv.data.prepare import DataSettings, prepare_base_set
 from jaxdiv.data.registry import BASE_SETS, SPLITS, components, native_pixels, preprocessing
 from jaxdiv.data.store import Stored
 from jaxdiv.data.table import ImageTable, place, table_of, union
-from jaxdiv.errors import InputError, unknown
+from jaxdiv.errors import InputError, check_known
 
 
 def table(base: str, stored: Stored, split: str, alone: bool = True) -> ImageTable:
     """One split of a prepared base set, `alone` or preprocessed as in a union. No pixel is read."""
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    check_known("split", split, SPLITS)
     chosen = np.flatnonzero(stored.split == SPLITS.index(split))
     if not len(chosen):
         raise InputError(f"data set {base!r} has no class in its {split} split")
@@ -57,6 +56,7 @@ def load_benchmark(
     Raises:
       InputError: unknown name or split; an archive that is missing, broken or of the wrong kind.
     """
+    check_known("split", split, SPLITS)
     settings = settings or DataSettings()
     with tempfile.TemporaryDirectory() as folder_name:
         stored = []

@@ -121,7 +121,7 @@ def k_dpp(kernel: Float[Array, "classes classes"], ways: int) -> KDPP:
 @partial(jax.jit, static_argnames="ways")
 def _keep(values: Array, ways: int) -> Array:
     # e[l] over the first n eigenvalues, the elementary symmetric polynomials: e_n[l] = e_{n-1}[l] + value e_{n-1}[l-1].
-    scaled = values / values.mean()  # a common factor cancels
+    scaled = values * (ways / values.sum())  # a common factor cancels; of this one, e[l] is at most ways^l / l!
 
     def step(e: Array, value: Array) -> tuple[Array, Array]:
         more = e.at[1:].add(value * e[:-1])

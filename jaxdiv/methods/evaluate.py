@@ -44,8 +44,8 @@ def evaluate(
 ) -> Evaluation:
     """Adapt a trained method to each of `tasks` test tasks and test it there.
 
-    Task number i depends on `key` and i alone: under one key every method meets the same tasks, so that methods
-    compare in pairs. It depends neither on the devices nor on how many tasks they compute at once.
+    Task number i depends on `key`, `chunk` and i alone: under one key every method meets the same tasks, so that
+    methods compare in pairs. It depends neither on the devices nor on how many tasks they compute at once.
 
     Args:
       params, model_state: as `method.init` and `train.load_params` give them.
@@ -92,8 +92,13 @@ def evaluate(
 
 
 def mean_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
-    """Mean and the half-width of its interval, t·sem, taking the values as independent."""
+    """Mean and the half-width of its interval, t·sem, taking the values as independent.
+
+    Raises:
+      InputError: there are fewer than two.
+    """
     n = len(values)
+    at_least(2, values=n)
     return float(values.mean()), float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 

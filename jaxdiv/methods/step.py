@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxdiv.device_memory import Fit, choose, peak_bytes
-from jaxdiv.errors import MOST_RATE, at_least, within
+from jaxdiv.errors import MOST_RATE, InputError, at_least, check_known, within
 from jaxdiv.methods.base import Method, Metrics
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -55,6 +55,13 @@ class TrainSettings:
         at_least(0, warmup=self.warmup, validate_every=self.validate_every, patience=self.patience)
         rates = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "grad_clip_norm", "minutes")}
         within(0, MOST_RATE, **rates)
+        check_known("optimizer", self.optimizer, OPTIMIZERS)
+        check_known("schedule", self.schedule, SCHEDULES)
+        if self.weight_decay and self.optimizer != "adamw":
+            raise InputError(
+                f"`weight_decay` is {self.weight_decay:g}, which optimizer={self.optimizer!r} does not use: set "
+                "optimizer='adamw', or no decay"
+            )
 
 
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:

@@ -73,6 +73,12 @@ class Study(sections.Section):
         _check_choice(self)
         _check_benchmarks(self)
         _check_sizes(self)
+        decay, optimizer = self.training.weight_decay, self.training.optimizer
+        if decay and optimizer != "adamw":
+            raise InputError(
+                f"--config.training.weight_decay is {decay:g}, which optimizer {optimizer!r} does not use: add "
+                "--config.training.optimizer=adamw"
+            )
         _ = self.data_settings, self.weights  # a path that cannot be one is said before anything else
 
     @cached_property

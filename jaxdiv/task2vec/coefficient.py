@@ -105,7 +105,8 @@ def correlation(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... f
 
 
 def entropy(a: Float[np.ndarray, "... filters"], b: Float[np.ndarray, "... filters"]) -> Distances:
-    """log 2 less the mean binary entropy (nats) of a/(a+b+1e-8), as in the reference."""
+    """log 2 less the mean binary entropy (nats) of a/(a+b+1e-8), as in the reference: an entry that is 0 in both counts
+    as the largest distance, so filters without any gradient raise it."""
     share = a / (a + b + _EPSILON)
     return np.log(2) + (special.xlogy(share, share) + special.xlogy(1 - share, 1 - share)).mean(-1)
 
@@ -248,6 +249,9 @@ def cross_diversity(
     distance: str = "task2vec_scale_free",
 ) -> Estimate:
     """The mean distance of one benchmark's tasks from another's, with a jackknife over the tasks of both.
+
+    The tasks must have been drawn apart: give `embed_benchmark` another key for each benchmark. Under one key, two
+    tables of which one begins with the other, or one table twice, have tasks in common, and the mean is too small.
 
     Leaving a task out is leaving out its row (or column) of distances, so the variance is the sum of those of the row
     and of the column means; Student's t with one degree less than the smaller benchmark has tasks.

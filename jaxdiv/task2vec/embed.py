@@ -91,7 +91,8 @@ def embed_benchmark(
       queries: query images of each class.
       estimator: as `embed`'s.
       head: as `embed`'s.
-      key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`.
+      key: one for each task, or one of which task i gets `fold_in(key, i)`; None: `jax.random.key(0)`. Benchmarks that
+        are compared need one each (`coefficient.cross_diversity`).
       again: the same tasks, with other draws of the estimator and the head (`coefficient.noise_floor`).
       augment: with the train augmentation of the benchmark's data sets, as the reference measures.
       progress: called with the number of tasks done; None: a bar in a terminal or a notebook.

@@ -50,3 +50,16 @@ def test_the_registry_imports_no_jax():
 def test_a_number_that_would_poison_a_run_is_refused_when_it_is_given(make, name):
     with pytest.raises(InputError, match=f"`{name}` is .*: it must be a"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'.*: valid: adam, adamw, sgd"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
+        ({"weight_decay": 0.1}, "`weight_decay` is 0.1, which optimizer='adam' does not use"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(given, line):
+    with pytest.raises(InputError, match=line):
+        TrainSettings(1, **given)

@@ -23,6 +23,7 @@ from jaxdiv.study.flags import last_of_each
         ({"protonet.meta_batch": 0}, "--config.protonet.meta_batch is 0: it must be at least 1"),
         ({"maml.inner_lr": -0.1}, "--config.maml.inner_lr is -0.1: it must be at least 0"),
         ({"training.weight_decay": -1.0}, "--config.training.weight_decay is -1.0: it must be at least 0"),
+        ({"training.weight_decay": 0.1}, "--config.training.weight_decay is 0.1, which optimizer 'adam' does not use"),
         ({"training.grad_clip_norm": -1.0}, "--config.training.grad_clip_norm is -1.0: it must be at least 0"),
         ({"controlled.classes": 0}, "--config.controlled.classes is 0: it must be at least 1"),
         ({"seeds": (0, -1)}, "--config.seeds is (0, -1) with -1: it must be at least 0"),
