@@ -23,10 +23,6 @@ from jaxtyping import PyTree
 from jaxdiv.errors import Damage, InputError
 from jaxdiv.methods.base import Method
 
-# How every array is read. For those of a device Orbax needs further files: what `damage` calls whole could then not be
-# restored.
-_AS_NUMPY = ocp.RestoreArgs(restore_type=np.ndarray)
-
 
 class Run:
     """What a checkpoint knows of its run besides the arrays: identity, best validation, time.
@@ -94,23 +90,22 @@ class Run:
         return [number >= latest or info.step == self.best_step for number, info in enumerate(checkpoints)]
 
 
-def open_checkpoints(folder: Path, run: Run, alone: bool = False) -> ocp.CheckpointManager:
-    """Orbax's manager of the checkpoints under `folder`, which all hosts use together, or one `alone`.
+def open_checkpoints(folder: Path, run: Run) -> ocp.CheckpointManager:
+    """Orbax's manager of the checkpoints under `folder`, which all hosts use together.
 
-    All hosts together: checkpoints that are damaged are first put aside (`put_damaged_aside`).
+    Checkpoints that are damaged are first put aside (`put_damaged_aside`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not alone:
-        if jax.process_index() == 0:
-            put_damaged_aside(folder)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoints looked at")
+    if jax.process_index() == 0:
+        put_damaged_aside(folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoints looked at")
     options = ocp.CheckpointManagerOptions(
         preservation_policy=run,
-        multiprocessing_options=_hosts(alone),
-        create=not alone,
-        # Orbax reads the time of day: a clock that is set an hour ahead must not look like a save that takes so long.
-        async_options=ocp.AsyncOptions(timeout_secs=24 * 3600),
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0),
+        # Orbax reads the time of day: a clock that is set an hour ahead must look neither like a save that takes so long
+        # nor like a folder that takes so long to make, for which it waits 5 minutes.
+        async_options=ocp.AsyncOptions(timeout_secs=24 * 3600, create_directories_asynchronously=False),
     )
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 
@@ -120,7 +115,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, run: Run) -> 
     record = run.record() | {"arrays": _checksums(state)}
     record = json.loads(json.dumps(record))
     args = ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave({**record, "checksum": _of_record(record)})
+        state=ocp.args.StandardSave(state), run=ocp.args.JsonSave({**record, "checksum": _of_record(record)})
     )
     manager.save(step, args=args)
 
@@ -133,10 +128,8 @@ def restore(manager: ocp.CheckpointManager, step: int, state: PyTree, run: Run) 
     """
     args = ocp.args.Composite(run=ocp.args.JsonRestore())
     run.resume(manager.restore(step, args=args)["run"], f"{manager.directory}/{step}")
-    how = jax.tree.map(lambda _: _AS_NUMPY, state)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    args = ocp.args.Composite(state=ocp.args.PyTreeRestore(abstract, restore_args=how))
-    found = manager.restore(step, args=args)["state"]
+    found = _read(Path(manager.directory) / str(step), abstract)
     # With this run's shardings: the devices need not be those that wrote it.
     on_devices = lambda array, like: jax.make_array_from_callback(like.shape, like.sharding, lambda at: array[at])
     return jax.tree.map(on_devices, found, state)
@@ -162,11 +155,7 @@ def load_params(folder: Path, method: Method, step: int | None = None) -> tuple[
         if not step and record["best_step"] not in (None, found[-1]):
             record = _record(folder, record["best_step"])
         step = int(record["step"])
-        with open_checkpoints(folder, Run({}), alone=True) as manager:
-            # The optimizer's moments stay on the disk.
-            how = jax.tree.map(lambda _: _AS_NUMPY, like)
-            args = ocp.args.PyTreeRestore(like, restore_args=how, partial_restore=True)
-            state = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        state = _read(folder / "checkpoints" / str(step), like)  # the optimizer's moments stay on the disk
         if any(record["arrays"].get(name) != found for name, found in _checksums(state).items()):
             raise ValueError("its arrays are not what was saved")
     except Exception as error:  # Orbax and what it is built on have many kinds for a file that is not what it was
@@ -212,13 +201,7 @@ def damage(folder: Path, step: int) -> str | None:
     """
     try:
         record = _record(folder, step)
-        where = (folder / "checkpoints" / str(step) / "state").absolute()
-        hosts = _hosts(alone=True)
-        reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
-        with _without_late_callbacks(), ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
-            how = jax.tree.map(lambda _: _AS_NUMPY, reader.metadata(where).tree)
-            state = reading.restore(where, args=ocp.args.PyTreeRestore(restore_args=how))
-        if _checksums(state) != record["arrays"]:
+        if _checksums(_read(folder / "checkpoints" / str(step))) != record["arrays"]:
             return "is damaged (its arrays are not what was saved)"
     except Exception as error:  # as in `load_params`
         return f"is damaged ({_line(error)})"
@@ -245,6 +228,19 @@ def put_damaged_aside(folder: Path) -> None:
         warnings.warn(f"{folder}: {'; '.join(lost)}: put into `damaged`, and training {then}", Damage, stacklevel=3)
 
 
+def _read(checkpoint: Path, like: PyTree = None) -> PyTree:
+    """The arrays of a checkpoint, or those of them that are in the tree `like`, as NumPy's: for a device's Orbax reads
+    further files, so that what `damage` calls whole could not be restored. Each host reads by itself."""
+    where, me = (checkpoint / "state").absolute(), jax.process_index()
+    hosts = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="alone")
+    reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
+    with _without_late_callbacks(), ocp.Checkpointer(reader, multiprocessing_options=hosts) as reading:
+        tree = reader.metadata(where).tree if like is None else like
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.PyTreeRestore(like, restore_args=how, partial_restore=like is not None)
+        return reading.restore(where, args=args)
+
+
 @contextmanager
 def _without_late_callbacks() -> Iterator[None]:
     """When one array cannot be read, Orbax closes its event loop while others are read: each of these would print a
@@ -253,15 +249,6 @@ def _without_late_callbacks() -> Iterator[None]:
     sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else usual(found)
     yield
     sys.unraisablehook = usual  # not after an error
-
-
-def _hosts(alone: bool) -> ocp.options.MultiprocessingOptions:
-    me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=me if alone else 0,
-        active_processes={me} if alone else None,
-        barrier_sync_key_prefix="alone" if alone else None,
-    )
 
 
 def _record(folder: Path, step: int) -> dict[str, Any]:
