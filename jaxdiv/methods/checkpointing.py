@@ -103,8 +103,8 @@ def open_checkpoints(folder: Path, run: Run) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=run,
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0),
-        # Orbax reads the time of day: a clock that is set an hour ahead must look neither like a save that takes so long
-        # nor like a folder that takes so long to make, for which it waits 5 minutes.
+        # Orbax reads the time of day: a clock that is set an hour ahead must not look like a save that takes so long.
+        # And making folders aside has a limit of 5 minutes.
         async_options=ocp.AsyncOptions(timeout_secs=24 * 3600, create_directories_asynchronously=False),
     )
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
