@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdiv.configs import replication
 
-SOURCES = ("characters", "mini", "tiny")
+SOURCES = tuple(replication.SETS)
 SAMPLERS = ("one_task", "one_batch", "few_classes", "nearest", "k_dpp", "greedy", "hard")
 
 

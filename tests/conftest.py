@@ -21,6 +21,7 @@ os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_TH
 install_import_hook("jaxdiv", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 LONGEST = ("test_study.py", "test_resume.py", "test_notebook.py", "test_maml_peers.py", "test_package.py")
+LONGEST += ("test_docs.py", "test_planner.py", "test_samplers.py")
 
 
 def pytest_collection_modifyitems(config, items):

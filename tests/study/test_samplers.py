@@ -145,7 +145,7 @@ def test_each_is_compared_with_what_differs_in_the_sampler_or_the_choice_alone()
 def test_the_selection_study_has_three_random_draws_beside_each_choice():
     names = selection.get_config().benchmarks
     found = samplers.counterparts(names)
-    assert len(found) == 9 and len(names) == 36
+    assert len(found) == 15 and len(names) == 60
     for name, each in found.items():
         draws = [name.replace("most_diverse", draw) for draw in ("random", "random-1", "random-2")]
         assert [*each.others] == draws
