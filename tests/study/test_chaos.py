@@ -18,6 +18,8 @@ import pytest
 from test_study import ROOT, command
 from tiny_study import TINY
 
+from jaxdiv.study import lease
+
 pytestmark = pytest.mark.slow
 
 SECONDS, KILLS, TERMS = (int(part) for part in os.environ.get("JAXDIV_CHAOS", "600,30,10").split(","))
@@ -66,7 +68,8 @@ def check(workdir, undisturbed):
     """The same tables, and each result once, whole and the same."""
     assert tables(workdir) == tables(undisturbed)
     assert recorded(workdir) == recorded(undisturbed)
-    assert not list((workdir / "running").glob("*.json"))
+    # Of a driver killed as it ends, its lease is left, and says that nobody is at work.
+    assert not [file for file in (workdir / "running").glob("*.json") if lease.working(file)]
 
 
 @pytest.mark.parametrize(
