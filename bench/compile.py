@@ -10,7 +10,7 @@ the compiled program needs. A program that is in --results already is not compil
 
 Compilation with full effort takes minutes to an hour of a core for a ResNet-12. --effort=quick takes a fifth to a tenth
 of that: XLA then searches less for a fast schedule, and what it makes needs as much memory or more (bench/RESULTS.md),
-so that what fits there fits.
+so that what fits there fits. jax 0.12 no longer has that setting: it wants an earlier one, as on Python 3.11.
 
 Columns: `k`: tasks at once; for Task2Vec also the images of a task at once. `GB`: arguments, results and temporaries.
 Convolutions in the optimised program, a loop's body counted once: `plain`; `by batch` and `by feature`: groups, which
@@ -107,6 +107,11 @@ def main(argv: list[str]) -> int:
     if ONE.value:
         print(json.dumps(_one(ONE.value)))
         return 0
+    if EFFORT.value == "quick":
+        import jax
+
+        if not hasattr(jax.config, "jax_exec_time_optimization_effort"):
+            raise app.UsageError(f"jax {jax.__version__} has no quick effort: take jax 0.10, as on Python 3.11")
     wanted = [name for name in programs() if all(word in name for word in WORDS.value)]
     if LIST.value:
         print("\n".join(wanted))
