@@ -17,6 +17,10 @@ _TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 class InputError(ValueError):
     """What the user gave cannot be used. The message is one line: what is wrong, where, and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {visible(str(self))}"]
+
 
 class Damage(UserWarning):
     """Something on the disk is not what was written there, and is made again. The message is one line."""

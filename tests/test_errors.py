@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from rich.console import Console
 from test_study import tiny
 
@@ -247,3 +248,10 @@ def test_the_same_mistake_is_an_argument_in_the_library_and_a_flag_in_the_comman
         runner.run(tiny(**{"data.classes": (4, 4, 4)}), tmp_path, stages, Console(file=io.StringIO()))
     assert str(error.value).endswith("has 4 classes, fewer than ways=5: lower --config.task.ways")
     assert np.asarray(table.count).tolist() == [6] * 4
+
+
+def test_a_notebook_shows_a_users_mistake_as_one_line_and_no_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell()
+    shell.run_cell("from jaxdiv.errors import InputError\nraise InputError('no images in \\x1bDIR')")
+    assert capsys.readouterr().out == "InputError: no images in \\x1bDIR\n"

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import Task
 from jaxdiv.device_memory import Fit, choose, peak_bytes, tree_bytes, usable_bytes
-from jaxdiv.errors import at_least
+from jaxdiv.errors import InputError, at_least
 from jaxdiv.methods.base import Method, accuracy, cross_entropy
+from jaxdiv.methods.metrics import Diverged
 from jaxdiv.methods.parallel import least, map_tasks, replicate, shard
 from jaxdiv.methods.sampling import TestTasks, task_keys
 from jaxdiv.nets.precision import full_precision
@@ -58,7 +59,8 @@ def evaluate(
       mesh: devices in one axis that share the tasks, on however many hosts, which then call this together; None: one.
 
     Raises:
-      InputError: a number of tasks below 1.
+      InputError: a number of tasks below 1, or labels of more ways than the method has.
+      Diverged: the loss on a task is not finite.
     """
     at_least(1, tasks=tasks, chunk=chunk)
     at_least(0, tasks_at_once=tasks_at_once)
@@ -70,23 +72,32 @@ def evaluate(
     params, model_state = replicate((params, model_state), mesh)
     sample = sample.spread(mesh) if isinstance(sample, TestTasks) else sample
 
-    def one_round(number: int) -> tuple[Array, Array]:
+    def drawn(number: int) -> tuple[list[PRNGKeyArray], Task]:
         keys = [jax.random.fold_in(key, chunks * number + each) for each in range(chunks)]
-        batch = _draw(sample, keys, chunk, rows, mesh)
+        return keys, _draw(sample, keys, chunk, rows, mesh)
+
+    def one_round(number: int) -> tuple[Array, Array]:
+        keys, batch = drawn(number)
         for_adapt = task_keys([jax.random.fold_in(each, 0) for each in keys], chunk)[rows]
         given = (method.tested, mesh, params, model_state, batch, for_adapt)
         return _on_tasks(*given, tasks_at_once or _fitting(*given, share))
 
     values: list[Any] = []
+
+    def read(found: tuple[Array, Array]) -> None:
+        values.append(jax.device_get(found))
+        if not np.isfinite(values[-1][1]).all():
+            raise _not_finite(method.tested, params, model_state, drawn(len(values) - 1)[1])
+        progress(min(len(values) * chunks * chunk, tasks))
+
     running: tuple[Array, Array] | None = None
     for number in range(-(-tasks // (chunks * chunk))):
         # The next round is under way before the one before it is read, so that the devices do not wait for the host.
         found, running = running, one_round(number)
         if found:
-            values.append(jax.device_get(found))
-            progress(number * chunks * chunk)
-    values.append(jax.device_get(running))
-    progress(tasks)
+            read(found)
+    assert running is not None
+    read(running)
     whole = lambda parts: np.concatenate([part[: chunks * chunk] for part in parts])[:tasks].astype(np.float64)
     return Evaluation(*map(whole, zip(*values, strict=True)))
 
@@ -141,6 +152,21 @@ def _on_task(method: Method, params: PyTree, model_state: PyTree, item: tuple[Ta
     task, key = item
     logits = method.adapt(params, model_state, task.support_images, task.support_labels, key)(task.query_images)
     return accuracy(logits, task.query_labels), cross_entropy(logits, task.query_labels)
+
+
+def _not_finite(method: Method, params: PyTree, model_state: PyTree, batch: Task) -> Exception:
+    """Why the loss on one of these tasks is not finite."""
+
+    def logits(key: PRNGKeyArray, task: Task) -> Array:
+        predict = method.adapt(params, model_state, task.support_images, task.support_labels, key)
+        return predict(task.query_images)
+
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
+    ways = jax.eval_shape(logits, jax.random.key(0), one).shape[-1]
+    largest = int(max(batch.support_labels.max(), batch.query_labels.max()))
+    if largest >= ways:
+        return InputError(f"a task has a label {largest}; the method is of {ways} ways, so labels are 0 to {ways - 1}")
+    return Diverged("the loss on a test task is not finite after adaptation; lower the inner learning rate")
 
 
 def _fitting(

@@ -79,7 +79,9 @@ class Log:
             if not math.isfinite(values["loss"]):
                 good = self._checkpoint()
                 kept = f"the checkpoint of step {good} is kept" if good else "no checkpoint was made yet"
-                raise Diverged(f"the loss is {values['loss']} at step {step}; {kept}; lower the learning rates")
+                # The first loss is one of the parameters that training began with.
+                first = "see that labels are below the method's ways and images finite, or " if step == 1 else ""
+                raise Diverged(f"the loss is {values['loss']} at step {step}; {kept}; {first}lower the learning rates")
             self._last = {"step": step, **values}
             self._write(step, "train", values, self._last)
         if self._pending:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import ArrayLike, Int, PRNGKeyArray, PyTree
 
 from jaxdiv.data.episodes import prefetch
 from jaxdiv.device_memory import Fit, tree_bytes, usable_bytes
@@ -75,12 +75,11 @@ def train(
             state = restore(manager, step, state, run)
         log.begin(step, run.last)
         before = run.seconds
-        keys_of = lambda step: jax.random.split(jax.random.fold_in(for_steps, step))
-        batches = prefetch(sample, (keys_of(later)[0] for later in range(step + 1, settings.steps + 1)))
+        batches = prefetch(sample, (_keys(for_steps, later)[0] for later in range(step + 1, settings.steps + 1)))
         agreement, fitted = Agreement(step, before), None
         while not (ended := _ended(run, step, settings)):
             step += 1
-            batch, for_step = shard(next(batches), mesh), keys_of(step)[1]
+            batch, for_step = shard(next(batches), mesh), _keys(for_steps, step)[1]
             if fitted is None:
                 fitted = _fitted(method, settings, mesh, state, batch, for_step, run)
             state, metrics = update(fitted, settings, mesh, state, batch, for_step)
@@ -105,6 +104,13 @@ def train(
                 raise SystemExit(TERMINATED)
         manager.wait_until_finished()
         return {**log.last(), "ended": ended, **run.summary(), **run.program}
+
+
+@jax.jit
+def _keys(for_steps: PRNGKeyArray, step: Int[ArrayLike, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """A step's key for its batch, and the one for its gradient."""
+    for_batch, for_gradient = jax.random.split(jax.random.fold_in(for_steps, step))
+    return for_batch, for_gradient
 
 
 def _fitted(

@@ -73,6 +73,8 @@ def set_up_process() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a second start then skips most of the compilation
         with contextlib.suppress(InputError):  # no home folder: it then compiles every time
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # JAX keeps what took a second
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
 
 

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import flax.linen as nn
@@ -168,6 +168,8 @@ def test_a_loss_of_nan_raises_naming_the_step_and_keeps_the_last_checkpoint(tmp_
 
 
 def test_an_infinite_loss_before_any_checkpoint_says_that_there_is_none(tmp_path):
+    with pytest.raises(Diverged, match=r"loss is nan at step 1; no checkpoint .* labels are below the method's ways"):
+        run(tmp_path, 23, sample=lambda key: (sample(key)[0], sample(key)[1] + WAYS))
     calls = []
 
     def breaks(key):
@@ -331,6 +333,20 @@ def test_evaluation_equals_a_loop_over_tasks():
     loss = (np.log(np.exp(logits).sum(-1)) - chosen).mean(1)
     np.testing.assert_allclose(found.loss, loss, rtol=1e-5)
     assert found.accuracy.dtype == found.loss.dtype == np.float64
+
+
+def test_labels_of_more_ways_than_the_method_has_are_refused_and_never_a_loss_of_nan():
+    one_more = lambda key, number: replace(tasks_to_test_on(key, number), query_labels=jnp.full((number, 15), WAYS))
+    with pytest.raises(
+        InputError, match=rf"has a label {WAYS}; the method is of {WAYS} ways, so labels are 0 to {WAYS - 1}"
+    ):
+        evaluate.evaluate(LINEAR, PARAMS, {}, one_more, jax.random.key(0), 20, 10)
+
+
+def test_a_test_that_diverges_says_so():
+    infinite = jax.tree.map(lambda leaf: leaf * jnp.inf, PARAMS)
+    with pytest.raises(Diverged, match="the loss on a test task is not finite after adaptation"):
+        evaluate.evaluate(LINEAR, infinite, {}, tasks_to_test_on, jax.random.key(0), 20, 10)
 
 
 def test_same_key_same_tasks_whatever_the_method():

@@ -23,8 +23,11 @@ from tiny_study import TINY, flags
 
 from jaxdiv.configs import default
 from jaxdiv.errors import InputError
+from jaxdiv.methods.evaluate import Evaluation
+from jaxdiv.methods.metrics import Diverged
 from jaxdiv.study import config as door
 from jaxdiv.study import lease, planner, runner
+from jaxdiv.study.stages import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,6 +168,22 @@ def test_a_nan_ends_its_unit_keeps_the_others_and_fails(finished, tmp_path):
     points = list(csv.DictReader((tmp_path / "report" / "points.csv").open()))
     assert {row["method"] for row in points} == {"pt"} and len(points) == 6
     assert "train/gauss-0.1/fo_maml_5/seed0" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_validation_that_diverges_does_not_end_training_and_is_not_the_best(tmp_path, monkeypatch):
+    found = iter([0.4, None, 0.3])  # accuracies; None: it diverges
+
+    def tested(*given):
+        if (accuracy := next(found)) is None:
+            raise Diverged("the loss on a test task is not finite")
+        return Evaluation(np.array([accuracy]), np.array([1.0]))
+
+    monkeypatch.setattr(train, "test", tested)
+    config = tiny(**{"methods": ("pt",), "benchmarks": ("gauss-0.1",), "training.validate_every": 10})
+    runner.run(config, tmp_path, ("prepare", "train"), Console(quiet=True))
+    (result,) = (tmp_path / "units" / "train").rglob("result.json")
+    result = json.loads(result.read_text())["result"]
+    assert result["step"] == 30 and (result["best_step"], result["best_accuracy"]) == (10, 0.4)
 
 
 def test_a_dry_run_lists_every_unit_and_writes_nothing(tmp_path, finished):

@@ -1,5 +1,6 @@
 """Train: a benchmark's train split and a method -> checkpoints and metrics."""
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from jaxdiv.data.table import ImageTable
 from jaxdiv.methods import train
 from jaxdiv.methods.checkpointing import checksum, latest_step
 from jaxdiv.methods.hard import HardTasks
+from jaxdiv.methods.metrics import Diverged
 from jaxdiv.methods.parallel import all_devices, make_mesh
 from jaxdiv.methods.registry import entry
 from jaxdiv.methods.sampling import TestTasks, spread_table
@@ -115,7 +117,10 @@ def run(spec: Spec, inputs: Inputs, progress: ProgressFn) -> Result:
     def validate(params: Any, model_state: Any) -> dict[str, float]:
         assert unseen is not None and spec.validation_tasks is not None
         key = key_for(spec.seed, "validate", spec.benchmark)
-        found = test(method, params, model_state, unseen, spec.validation_tasks, key, tasks_at_once)
+        try:
+            found = test(method, params, model_state, unseen, spec.validation_tasks, key, tasks_at_once)
+        except Diverged:  # these parameters are no candidate for the best, and later ones may be
+            return {"accuracy": 0.0, "loss": math.nan}
         return {"accuracy": float(found.accuracy.mean()), "loss": float(found.loss.mean())}
 
     def note(step: int, metrics: dict[str, float]) -> None:
